@@ -1,0 +1,5 @@
+"""`python -m imagefs`."""
+
+from imagefs.cli import main
+
+main()

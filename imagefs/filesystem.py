@@ -1,0 +1,85 @@
+"""What a FUSE driver needs of a file system: the line between `fuse/` and everything else.
+
+A driver holds one `FileSystem` and never learns what is behind it. Names are bytes. A node id is
+a 64-bit number that stays the same for as long as the mount lives; the root's is always 1, and 0
+is never one. Methods may be called from several threads at once. Whatever goes wrong is an
+OSError with its errno; a name that does not exist is no error but None, since negative lookups
+are a large part of the traffic.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+ROOT_ID = 1
+
+
+class Attr(NamedTuple):
+    """Attributes of a node, with the meaning of stat(2); times in seconds and nanoseconds.
+
+    `mode` holds the type bits as well, `blocks` counts 512 bytes, `rdev` is as makedev(3) packs
+    it (the kernel's 32-bit encoding). The three times of a file are one: its mtime.
+    """
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    mtime: int
+    mtimensec: int
+
+
+class Entry(NamedTuple):
+    """A name in a directory and the node that it names."""
+
+    name: bytes
+    attr: Attr
+
+
+class Statfs(NamedTuple):
+    """Totals of the file system, with the meaning of statvfs(3); `blocks` counts `bsize` bytes."""
+
+    bsize: int
+    blocks: int
+    files: int
+    namelen: int
+
+
+class FileSystem(Protocol):
+    """A read-only file system, addressed by node id."""
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """Return what `name` is in directory `parent`; `.` and `..` work, `..` of 1 is 1."""
+
+    def getattr(self, node: int) -> Attr:
+        """Return a node's attributes."""
+
+    def listdir(self, node: int) -> Sequence[Entry]:
+        """Return a directory's entries, without `.` and `..`, in an order that never changes."""
+
+    def readlink(self, node: int) -> bytes:
+        """Return a symbolic link's target."""
+
+    def read(self, node: int, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`; shorter only at the end of the file."""
+
+    def seek(self, node: int, offset: int, whence: int) -> int:
+        """Return the next offset of data (os.SEEK_DATA) or of a hole (os.SEEK_HOLE)."""
+
+    def getxattr(self, node: int, name: bytes) -> bytes | None:
+        """Return an extended attribute's value, or None where there is none."""
+
+    def listxattr(self, node: int) -> Sequence[bytes]:
+        """Return the names of a node's extended attributes."""
+
+    def statfs(self) -> Statfs:
+        """Return the file system's totals."""
+
+    def is_stable(self, node: int) -> bool:
+        """Tell whether the node and its names never change, so that they may be cached for ever."""
+
+    def is_slow(self, node: int) -> bool:
+        """Tell whether looking into the directory may take long, as for a fetch."""

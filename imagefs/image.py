@@ -1,0 +1,59 @@
+"""An image as values: where its bytes lie, and in which order its layers stack.
+
+Readers of formats make these, the store makes compressed layers plain, and everything to the
+right only reads them. Nothing here opens a file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A run of bytes in a file of this host: `length` bytes from `offset` on."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image, as its format describes it.
+
+    `diff_id` is `sha256:<hex>` of the uncompressed tar (OCI image-spec, config.md), or
+    `v1:<hex>` in an archive older than diff ids. `blob` holds the tar, or what it was compressed
+    to; None where the archive names the layer but lacks it. `stored` says that the blob lies in
+    the store, so that its digest has been checked and its diff id alone identifies it; an
+    unstored blob is read in place, and may change under us.
+    """
+
+    diff_id: str
+    blob: Blob | None
+    stored: bool = False
+    created_by: str = ""
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 hex digits of the diff id."""
+        return self.diff_id.partition(":")[2][:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image: its configuration, its manifest and its layers, bottom to top.
+
+    `id` is `sha256:<hex>` of the configuration; `config` and `manifest` are byte for byte what
+    the archive holds (for a docker-archive, `manifest` is the image's entry of manifest.json).
+    """
+
+    id: str
+    names: tuple[str, ...]
+    config: bytes
+    manifest: bytes
+    layers: tuple[Layer, ...]
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Return the layers' directory names, `NN-<12 hex>`, bottom to top."""
+        width = max(2, len(str(len(self.layers) - 1)))
+        return tuple(f"{n:0{width}}-{layer.short_id}" for n, layer in enumerate(self.layers))
