@@ -1,0 +1,223 @@
+"""Extended headers: what `x`, `g`, `L` and `K` members say of the member that follows them.
+
+Owns the pax records (POSIX.1-2024, pax, "pax Extended Header") with the keywords of GNU tar, star
+and libarchive, and the GNU long names. Pure: bytes in, values out; one `Overrides` belongs to one
+scan.
+"""
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from imagefs import tarfmt
+from imagefs.errors import CorruptArchive
+
+EXTENSIONS = frozenset(
+    {
+        tarfmt.XHDTYPE,
+        tarfmt.SOLARIS_XHDTYPE,
+        tarfmt.XGLTYPE,
+        tarfmt.GNUTYPE_LONGNAME,
+        tarfmt.GNUTYPE_LONGLINK,
+    }
+)
+"""The typeflags of members that only describe the next one."""
+
+MAX_SPARSE_RUNS = 1 << 20
+"""The most runs of data that one sparse file may have."""
+
+# A global record that renamed or resized every member after it would be an attack, not a default.
+_NOT_GLOBAL = frozenset({b"path", b"linkpath", b"size"})
+
+
+class Sparse(NamedTuple):
+    """A sparse file's map: (offset, length) of each run of data, and the file's size in bytes.
+
+    `pairs` is None where the map leads the member's data (pax 1.0).
+    """
+
+    pairs: list[tuple[int, int]] | None
+    size: int
+
+    def checked(self, stored: int, position: int) -> tuple[tuple[int, int], ...]:
+        """Return the runs that hold data; they must ascend, fit the file and fill `stored`."""
+        reached = total = 0
+        runs = []
+        for offset, length in self.pairs or ():
+            if offset < reached or length < 0 or offset + length > self.size:
+                raise CorruptArchive(f"the sparse map of the member at byte {position} is wrong")
+            reached = offset + length
+            total += length
+            if length:
+                runs.append((offset, length))
+        if total > stored or self.size < 0 or self.size >> 63:
+            raise CorruptArchive(f"the sparse map of the member at byte {position} is wrong")
+        return tuple(runs)
+
+
+def limit_pairs(count: int, position: int) -> None:
+    """Raise CorruptArchive if a sparse map has more runs than MAX_SPARSE_RUNS."""
+    if count > MAX_SPARSE_RUNS:
+        raise CorruptArchive(
+            f"the sparse map at byte {position} has more than {MAX_SPARSE_RUNS} runs"
+        )
+
+
+def decimal(digits: bytes, position: int) -> int:
+    """Return the value of a non-negative decimal number of at most 19 digits."""
+    if not digits.isdigit() or len(digits) > 19:
+        raise CorruptArchive(f"{digits[:30]!r} in the tar at byte {position} is not a number")
+    return int(digits)
+
+
+class Overrides:
+    """What has been said of the next member, gathered from its extended headers.
+
+    `empty` tells that the header speaks for itself, `pending` that a member must follow.
+    """
+
+    __slots__ = ("_globals", "_linkname", "_name", "_pairs", "_position", "_records", "empty")
+
+    def __init__(self) -> None:
+        self._globals: dict[bytes, bytes] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all but the global records: the member has been read."""
+        self._records = dict(self._globals)
+        self._pairs: list[tuple[int, int]] = []
+        self._name: bytes | None = None
+        self._linkname: bytes | None = None
+        self._position = 0
+        self.empty = not self._globals
+
+    @property
+    def pending(self) -> bool:
+        """Whether a local extended header has been read whose member has not."""
+        return self._position > 0
+
+    def add(self, typeflag: bytes, content: bytes, position: int) -> None:
+        """Take in the extended header of `typeflag` whose header block is at `position`."""
+        if typeflag == tarfmt.GNUTYPE_LONGNAME:
+            self._name = content.partition(b"\0")[0]
+        elif typeflag == tarfmt.GNUTYPE_LONGLINK:
+            self._linkname = content.partition(b"\0")[0]
+        elif typeflag == tarfmt.XGLTYPE:
+            self._add_global(_records(content, position))
+            return
+        else:
+            self._add_local(_records(content, position))
+        self.empty = False
+        self._position = max(position, 1)
+
+    def _add_global(self, records: list[tuple[bytes, bytes]]) -> None:
+        for key, value in records:
+            if key in _NOT_GLOBAL or key.startswith(tarfmt.PAX_SPARSE_PREFIX):
+                continue
+            self._globals[key] = value
+            self._records.setdefault(key, value)
+        self.empty = self.empty and not self._globals
+
+    def _add_local(self, records: list[tuple[bytes, bytes]]) -> None:
+        offset = 0
+        for key, value in records:
+            # pax 0.0 repeats these two keywords, a pair for each run of data.
+            if key == b"GNU.sparse.offset":
+                offset = decimal(value, self._position)
+            elif key == b"GNU.sparse.numbytes":
+                self._pairs.append((offset, decimal(value, self._position)))
+            self._records[key] = value
+
+    def number(self, key: str, default: int) -> int:
+        """Return a decimal record, or `default` where there is none."""
+        value = self._records.get(key.encode())
+        if not value:
+            return default
+        if key != "size" and value.startswith(b"-"):
+            return -decimal(value[1:], self._position)
+        return decimal(value, self._position)
+
+    def time(self, key: str, default: int) -> tuple[int, int]:
+        """Return a time record as seconds and nanoseconds, rounded towards the past."""
+        value = self._records.get(key.encode())
+        if not value:
+            return default, 0
+        whole, _, fraction = value.partition(b".")
+        negative = whole.startswith(b"-")
+        seconds = decimal(whole.removeprefix(b"-") or b"0", self._position)
+        nanoseconds = decimal(fraction[:9].ljust(9, b"0"), self._position)
+        if not negative:
+            return seconds, nanoseconds
+        return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
+
+    def name(self, default: bytes) -> bytes:
+        """Return the member's name: a sparse file's true one, pax's, GNU's, or the header's."""
+        given = self._records.get(b"GNU.sparse.name") or self._records.get(b"path")
+        return _bounded(given or self._name or default, "name")
+
+    def linkname(self, default: bytes) -> bytes:
+        """Return the member's link target: pax's, GNU's, or the header's."""
+        return _bounded(self._records.get(b"linkpath") or self._linkname or default, "link target")
+
+    def xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the member's extended attributes, of star's or of libarchive's keywords."""
+        found: dict[bytes, bytes] = {}
+        for key, value in self._records.items():
+            if key.startswith(tarfmt.PAX_XATTR_LIBARCHIVE):
+                name = unquote_to_bytes(key[len(tarfmt.PAX_XATTR_LIBARCHIVE) :])
+                try:
+                    found.setdefault(name, b64decode(value + b"=" * (-len(value) % 4)))
+                except Base64Error as error:
+                    raise CorruptArchive(
+                        f"extended attribute {name!r} in the tar at byte {self._position}: {error}"
+                    ) from error
+        for key, value in self._records.items():
+            if key.startswith(tarfmt.PAX_XATTR_SCHILY):
+                found[key[len(tarfmt.PAX_XATTR_SCHILY) :]] = value
+        return tuple(found.items())
+
+    def sparse(self) -> Sparse | None:
+        """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file."""
+        records = self._records
+        if records.get(b"GNU.sparse.major") == b"1":
+            return Sparse(None, decimal(records.get(b"GNU.sparse.realsize", b""), self._position))
+        if b"GNU.sparse.size" not in records:
+            return None
+        size = decimal(records[b"GNU.sparse.size"], self._position)
+        if b"GNU.sparse.map" not in records:
+            return Sparse(self._pairs, size)
+        listed = records[b"GNU.sparse.map"].split(b",") if records[b"GNU.sparse.map"] else []
+        if len(listed) % 2:
+            raise CorruptArchive(f"odd sparse map in the tar at byte {self._position}")
+        numbers = [decimal(digits, self._position) for digits in listed]
+        return Sparse(list(zip(numbers[::2], numbers[1::2], strict=True)), size)
+
+
+def _bounded(name: bytes, what: str) -> bytes:
+    if len(name) > tarfmt.PATH_MAX:
+        shown = name[:40].decode("utf-8", "backslashreplace")
+        raise CorruptArchive(
+            f"member {what} {shown!r}... of {len(name)} bytes; Linux uses at most {tarfmt.PATH_MAX}"
+        )
+    if b"\0" in name:
+        raise CorruptArchive(f"member {what} {name[:40]!r} holds a NUL byte")
+    return name
+
+
+def _records(content: bytes, position: int) -> list[tuple[bytes, bytes]]:
+    """Split an extended header into its `LENGTH KEY=VALUE\\n` records; values are binary."""
+    found = []
+    at = 0
+    while at < len(content):
+        space = content.find(b" ", at, at + 20)
+        digits = content[at:space]
+        end = at + int(digits) if space > at and digits.isdigit() else 0
+        equals = content.find(b"=", space, end)
+        if end > len(content) or equals < 0 or content[end - 1] != 0x0A:
+            if not content[at:].strip(b"\0"):
+                break
+            raise CorruptArchive(f"malformed pax record in the tar header at byte {position}")
+        found.append((content[space + 1 : equals], content[equals + 1 : end - 1]))
+        at = end
+    return found
