@@ -7,11 +7,12 @@ scan.
 
 from base64 import b64decode
 from binascii import Error as Base64Error
-from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from imagefs import tarfmt
 from imagefs.errors import CorruptArchive
+from imagefs.sparse import Sparse
+from imagefs.tarnumber import decimal
 
 EXTENSIONS = frozenset(
     {
@@ -24,51 +25,8 @@ EXTENSIONS = frozenset(
 )
 """The typeflags of members that only describe the next one."""
 
-MAX_SPARSE_RUNS = 1 << 20
-"""The most runs of data that one sparse file may have."""
-
 # A global record that renamed or resized every member after it would be an attack, not a default.
 _NOT_GLOBAL = frozenset({b"path", b"linkpath", b"size"})
-
-
-class Sparse(NamedTuple):
-    """A sparse file's map: (offset, length) of each run of data, and the file's size in bytes.
-
-    `pairs` is None where the map leads the member's data (pax 1.0).
-    """
-
-    pairs: list[tuple[int, int]] | None
-    size: int
-
-    def checked(self, stored: int, position: int) -> tuple[tuple[int, int], ...]:
-        """Return the runs that hold data; they must ascend, fit the file and fill `stored`."""
-        reached = total = 0
-        runs = []
-        for offset, length in self.pairs or ():
-            if offset < reached or length < 0 or offset + length > self.size:
-                raise CorruptArchive(f"the sparse map of the member at byte {position} is wrong")
-            reached = offset + length
-            total += length
-            if length:
-                runs.append((offset, length))
-        if total > stored or self.size < 0 or self.size >> 63:
-            raise CorruptArchive(f"the sparse map of the member at byte {position} is wrong")
-        return tuple(runs)
-
-
-def limit_pairs(count: int, position: int) -> None:
-    """Raise CorruptArchive if a sparse map has more runs than MAX_SPARSE_RUNS."""
-    if count > MAX_SPARSE_RUNS:
-        raise CorruptArchive(
-            f"the sparse map at byte {position} has more than {MAX_SPARSE_RUNS} runs"
-        )
-
-
-def decimal(digits: bytes, position: int) -> int:
-    """Return the value of a non-negative decimal number of at most 19 digits."""
-    if not digits.isdigit() or len(digits) > 19:
-        raise CorruptArchive(f"{digits[:30]!r} in the tar at byte {position} is not a number")
-    return int(digits)
 
 
 class Overrides:
@@ -107,7 +65,12 @@ class Overrides:
             self._add_global(_records(content, position))
             return
         else:
-            self._add_local(_records(content, position))
+            try:
+                self._add_local(_records(content, position))
+            except ValueError as error:
+                raise CorruptArchive(
+                    f"pax records in the tar at byte {position}: {error}"
+                ) from error
         self.empty = False
         self._position = max(position, 1)
 
@@ -124,9 +87,9 @@ class Overrides:
         for key, value in records:
             # pax 0.0 repeats these two keywords, a pair for each run of data.
             if key == b"GNU.sparse.offset":
-                offset = decimal(value, self._position)
+                offset = decimal(value)
             elif key == b"GNU.sparse.numbytes":
-                self._pairs.append((offset, decimal(value, self._position)))
+                self._pairs.append((offset, decimal(value)))
             self._records[key] = value
 
     def number(self, key: str, default: int) -> int:
@@ -135,8 +98,8 @@ class Overrides:
         if not value:
             return default
         if key != "size" and value.startswith(b"-"):
-            return -decimal(value[1:], self._position)
-        return decimal(value, self._position)
+            return -decimal(value[1:])
+        return decimal(value)
 
     def time(self, key: str, default: int) -> tuple[int, int]:
         """Return a time record as seconds and nanoseconds, rounded towards the past."""
@@ -145,8 +108,8 @@ class Overrides:
             return default, 0
         whole, _, fraction = value.partition(b".")
         negative = whole.startswith(b"-")
-        seconds = decimal(whole.removeprefix(b"-") or b"0", self._position)
-        nanoseconds = decimal(fraction[:9].ljust(9, b"0"), self._position)
+        seconds = decimal(whole.removeprefix(b"-") or b"0")
+        nanoseconds = decimal(fraction[:9].ljust(9, b"0"))
         if not negative:
             return seconds, nanoseconds
         return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
@@ -181,16 +144,16 @@ class Overrides:
         """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file."""
         records = self._records
         if records.get(b"GNU.sparse.major") == b"1":
-            return Sparse(None, decimal(records.get(b"GNU.sparse.realsize", b""), self._position))
+            return Sparse(None, decimal(records.get(b"GNU.sparse.realsize", b"")))
         if b"GNU.sparse.size" not in records:
             return None
-        size = decimal(records[b"GNU.sparse.size"], self._position)
+        size = decimal(records[b"GNU.sparse.size"])
         if b"GNU.sparse.map" not in records:
             return Sparse(self._pairs, size)
         listed = records[b"GNU.sparse.map"].split(b",") if records[b"GNU.sparse.map"] else []
         if len(listed) % 2:
             raise CorruptArchive(f"odd sparse map in the tar at byte {self._position}")
-        numbers = [decimal(digits, self._position) for digits in listed]
+        numbers = [decimal(digits) for digits in listed]
         return Sparse(list(zip(numbers[::2], numbers[1::2], strict=True)), size)
 
 
