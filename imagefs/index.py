@@ -1,0 +1,328 @@
+"""A layer's index on disk: made once, mapped at mount, never trusted blindly.
+
+Owns the files of the index directory: their names, how they come to be (temporary file, rename)
+and how they are read (`rows.py` says what lies where). Every block is checked against its
+checksum when it is first looked at; a block that fails has the whole index made anew from the
+layer. Knows nothing of other layers. An `Index` may be used by many threads.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+from zlib import crc32
+
+from imagefs import rows
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.image import Blob, Layer
+from imagefs.rows import Row
+
+
+class Child(NamedTuple):
+    """A directory's entry: its name, its row's number, and its row."""
+
+    name: bytes
+    number: int
+    row: Row
+
+
+class _NoIndexError(Exception):
+    """The file is no index of this layer, or not as it was written."""
+
+
+class Index:
+    """The mapped index of one layer.
+
+    `rebuild` is called when the file turns out to be damaged; it must write the file anew.
+    """
+
+    def __init__(self, path: Path, key: bytes, rebuild: Callable[[], None]) -> None:
+        self._path = path
+        self._key = key
+        self._rebuild = rebuild
+        self._lock = Lock()
+        try:
+            self._map()
+        except (_NoIndexError, FileNotFoundError):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            self._rebuild()
+            try:
+                self._map()
+            except _NoIndexError as error:
+                raise HostError(f"{self._path}: the disk does not keep what is written") from error
+
+    def _map(self) -> None:
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
+            if status.st_uid != os.geteuid() or status.st_size < rows.HEADER_BYTES:
+                raise _NoIndexError
+            view = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        fields = rows.HEADER.unpack_from(view)
+        (checksum,) = rows.HEADER_CHECKSUM.unpack_from(view, rows.HEADER.size)
+        if fields[:3] != (rows.MAGIC, rows.VERSION, self._key) or checksum != crc32(
+            view[: rows.HEADER.size]
+        ):
+            raise _NoIndexError
+        count, links, foreign, names, extras, notes = fields[3:9]
+        self.count: int = count
+        self.whiteouts: int = fields[9]
+        self.content_bytes: int = fields[10]
+        sizes = (
+            rows.ROW_BYTES * count,
+            names,
+            extras,
+            rows.LINK.size * links,
+            rows.LINK_ROW.size * foreign,
+            notes,
+        )
+        starts = [rows.HEADER_BYTES]
+        for size in sizes:
+            starts.append(starts[-1] + size)
+        payload = starts[-1] - rows.HEADER_BYTES
+        blocks = -(-payload // rows.BLOCK_BYTES)
+        if len(view) != starts[-1] + 4 * blocks or not count:
+            raise _NoIndexError
+        table = view[starts[-1] :]
+        if crc32(table) != fields[11]:
+            raise _NoIndexError
+        self._checksums = memoryview(table).cast("I")
+        self._unchecked = bytearray(b"\1") * blocks
+        self._starts = starts
+        self._view = view
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        """Return bytes of the file, checked; both ends lie in the payload."""
+        first = start - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
+        last = end - 1 - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
+        unchecked = self._unchecked
+        for block in range(first, last + 1):
+            if unchecked[block]:
+                self._check(block)
+        return self._view[start:end]
+
+    def _check(self, block: int) -> None:
+        start = rows.HEADER_BYTES + (block << rows.BLOCK_SHIFT)
+        end = min(start + rows.BLOCK_BYTES, self._starts[-1])
+        if crc32(self._view[start:end]) != self._checksums[block]:
+            self._renew()
+            return
+        self._unchecked[block] = 0
+
+    def row(self, number: int) -> Row:
+        """Return a row by its number; IndexError if there is none of that number."""
+        if not 0 <= number < self.count:
+            raise IndexError(number)
+        # Rows are a power of two long, so that none lies across two blocks.
+        at = number * rows.ROW_BYTES
+        if self._unchecked[at >> rows.BLOCK_SHIFT]:
+            self._check(at >> rows.BLOCK_SHIFT)
+        return Row._make(rows.ROW.unpack_from(self._view, rows.HEADER_BYTES + at))
+
+    def name(self, row: Row) -> bytes:
+        """Return a row's name; the root's is empty."""
+        start = self._starts[1] + row.name_at
+        return self._bytes(start, start + row.name_len)
+
+    def children(self, directory: Row) -> list[Child]:
+        """Return a directory's entries, sorted by name."""
+        count, first = directory.size, directory.data
+        if not count:
+            return []
+        if first + count > self.count:
+            raise IndexError(first)
+        start = rows.HEADER_BYTES + first * rows.ROW_BYTES
+        table = self._bytes(start, start + count * rows.ROW_BYTES)
+        found = list(map(Row._make, rows.ROW.iter_unpack(table)))
+        names_at = found[0].name_at
+        start = self._starts[1] + names_at
+        names = self._bytes(start, start + found[-1].name_at + found[-1].name_len - names_at)
+        return [
+            Child(names[row[0] - names_at : row[0] - names_at + row[1]], number, row)
+            for number, row in enumerate(found, first)
+        ]
+
+    def find(self, directory: Row, name: bytes) -> Child | None:
+        """Return a directory's entry of that name, or None."""
+        low, high = directory.data, directory.data + directory.size
+        while low < high:
+            middle = low + high >> 1
+            row = self.row(middle)
+            there = self.name(row)
+            if there == name:
+                return Child(name, middle, row)
+            if there < name:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def _extra(self, row: Row) -> tuple[int, int, int, int]:
+        """Return where a row's extra content begins, and its three counts; needs `row.extra`."""
+        at = self._starts[2] + row.extra * rows.EXTRA_UNIT
+        head = self._bytes(at, at + rows.EXTRA_HEADER.size)
+        return at + rows.EXTRA_HEADER.size, *rows.EXTRA_HEADER.unpack(head)
+
+    def target(self, row: Row) -> bytes:
+        """Return the target of a symbolic link, or of a hard link to another layer's file."""
+        if not row.extra:
+            return b""
+        at, length, _, _ = self._extra(row)
+        return self._bytes(at, at + length)
+
+    def xattrs(self, row: Row) -> dict[bytes, bytes]:
+        """Return a row's extended attributes."""
+        found: dict[bytes, bytes] = {}
+        if row.flags & rows.XATTRS:
+            at, length, count, _ = self._extra(row)
+            at += length
+            for _ in range(count):
+                head = self._bytes(at, at + rows.XATTR_HEADER.size)
+                name_len, value_len = rows.XATTR_HEADER.unpack(head)
+                at += len(head)
+                both = self._bytes(at, at + name_len + value_len)
+                found[both[:name_len]] = both[name_len:]
+                at += len(both)
+        return found
+
+    def runs(self, row: Row) -> list[tuple[int, int]]:
+        """Return a sparse file's runs of data as (offset, length), ascending."""
+        at, length, xattrs, count = self._extra(row)
+        at += length
+        for _ in range(xattrs):
+            head = self._bytes(at, at + rows.XATTR_HEADER.size)
+            at += len(head) + sum(rows.XATTR_HEADER.unpack(head))
+        table = self._bytes(at, at + count * rows.RUN.size) if count else b""
+        return [(offset, size) for offset, size in rows.RUN.iter_unpack(table)]
+
+    def same_inode(self, inode: int) -> list[int]:
+        """Return the rows of all names of an inode that has several."""
+        start, end = self._starts[3], self._starts[4]
+        if start == end:
+            return [inode]
+        pairs = memoryview(self._bytes(start, end)).cast("I")
+        inodes = pairs[::2]
+        at = bisect_left(inodes, inode)
+        found = []
+        while at < len(inodes) and inodes[at] == inode:
+            found.append(pairs[2 * at + 1])
+            at += 1
+        return found or [inode]
+
+    def foreign(self) -> Iterator[Child]:
+        """Yield the hard links whose target the layer does not hold."""
+        start, end = self._starts[4], self._starts[5]
+        for (number,) in rows.LINK_ROW.iter_unpack(self._bytes(start, end) if end > start else b""):
+            row = self.row(number)
+            yield Child(self.name(row), number, row)
+
+    def notes(self) -> list[str]:
+        """Return what was odd or damaged in the layer, a line each."""
+        found: list[str] = json.loads(self._bytes(self._starts[5], self._starts[6]))
+        return found
+
+
+def key_of(layer: Layer) -> bytes:
+    """Return the 32-byte key of a layer's index: what the layer is, or where it lies.
+
+    A layer in the store is known by its diff id alone. One that is read in place is known by its
+    file's path, device, inode, size and modification time, and its place in the file.
+    """
+    if layer.stored:
+        identity: tuple[object, ...] = ("layer", layer.diff_id)
+    else:
+        blob = blob_of(layer)
+        status = os.stat(blob.path)
+        identity = (
+            os.path.realpath(blob.path),
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            blob.offset,
+            blob.length,
+        )
+    return hashlib.sha256(
+        repr((rows.VERSION, identity)).encode("utf-8", "surrogateescape")
+    ).digest()
+
+
+def blob_of(layer: Layer) -> Blob:
+    """Return a layer's bytes; CorruptArchive where the archive lacks them."""
+    if layer.blob is None:
+        raise CorruptArchive(f"the archive lacks layer {layer.diff_id}")
+    return layer.blob
+
+
+def path_of(index_dir: Path, key: bytes) -> Path:
+    """Return where the index of that key lies."""
+    return index_dir / f"{key.hex()}.idx"
+
+
+def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
+    """Index those of the layers that have no index yet, side by side in worker processes.
+
+    The workers give back to the system the memory that the trees took. Raises CorruptArchive for
+    a layer that is no tar, HostError where the index cannot be written.
+    """
+    missing = {
+        key: layer for layer in layers if not path_of(index_dir, key := key_of(layer)).exists()
+    }
+    if not missing:
+        return
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from multiprocessing import get_context  # noqa: PLC0415
+
+    workers = min(
+        len(missing),
+        os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1,
+    )
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        # The largest first, so that no worker is left alone with it at the end.
+        order = sorted(missing.values(), key=lambda layer: -blob_of(layer).length)
+        for _ in pool.map(build, order, [index_dir] * len(order)):
+            pass
+
+
+def build(layer: Layer, index_dir: Path) -> None:
+    """Scan a layer and write its index, whole or not at all."""
+    from imagefs import indexbuild  # noqa: PLC0415
+
+    key = key_of(layer)
+    parts = indexbuild.index_parts(blob_of(layer), key)
+    publish(path_of(index_dir, key), parts)
+
+
+def publish(path: Path, parts: Iterator[bytes]) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    It is not forced to the disk: an index that a crash tore fails its checksums, and is rebuilt.
+    """
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        try:
+            with open(fd, "wb") as out:
+                out.writelines(parts)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise HostError(f"cannot write the index {path}: {error.strerror}") from error
+
+
+def open_index(layer: Layer, index_dir: Path) -> Index:
+    """Map a layer's index, made anew if it is missing or damaged."""
+    key = key_of(layer)
+    return Index(path_of(index_dir, key), key, lambda: build(layer, index_dir))

@@ -1,0 +1,44 @@
+"""From a layer's bytes to its index's: scan, fold, lay out. The one place where the three meet."""
+
+import gc
+import os
+from collections.abc import Iterator
+
+from imagefs.errors import CorruptArchive
+from imagefs.fold import Fold
+from imagefs.image import Blob
+from imagefs.indexwrite import Table
+from imagefs.tarscan import scan
+
+
+def index_parts(blob: Blob, key: bytes, *, keep_going: bool = False) -> Iterator[bytes]:
+    """Return the bytes of the index of the layer whose plain tar `blob` holds.
+
+    With `keep_going`, what was read before the damage is kept and the damage noted; else
+    CorruptArchive is raised.
+    """
+    table = Table(blob.offset, key)
+    fold = Fold()
+    damage = ""
+    # Nothing made here forms a cycle, and walking a million live tuples takes longer than
+    # parsing them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fold.add(
+                scan(lambda n, at: os.pread(fd, n, at), blob.offset, blob.offset + blob.length)
+            )
+        except CorruptArchive as error:
+            if not keep_going:
+                raise
+            damage = str(error)
+        finally:
+            os.close(fd)
+        fold.finish()
+        table.fill(fold, damage)
+        return table.parts()
+    finally:
+        if collecting:
+            gc.enable()
