@@ -1,0 +1,332 @@
+"""The Docker Engine API, as far as images need it; Podman's service speaks it too.
+
+Owns the questions (which image is meant, which images there are, what changes) and the export
+stream, and turns whatever an engine may answer into values or an EngineError of one line. Knows
+nothing of tar and of the store. An Engine may be used from any thread: each question has a
+connection of its own.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from imagefs.connection import Endpoint
+from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageError
+
+if TYPE_CHECKING:
+    import requests
+
+MAX_API_VERSION = (1, 48)
+"""The newest version of the API that this module was written for."""
+PLATFORM_SINCE = (1, 48)
+CHUNK = 1 << 20
+_MAX_ANSWER = 64 << 20
+_CONNECT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineImage:
+    """What an engine says of an image: enough to know whether it is in the store."""
+
+    id: str
+    names: tuple[str, ...]
+    diff_ids: tuple[str, ...]
+    platform: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image in an engine's list; `names` is empty where it has no tag."""
+
+    id: str
+    names: tuple[str, ...]
+
+
+class Engine:
+    """The engine at an address; `timeout` bounds each answer but for exports and events."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
+        self.endpoint = endpoint
+        self._timeout = timeout
+        self._version: tuple[int, int] | None = None
+
+    @property
+    def host(self) -> str:
+        """The engine's address, as the user would write it."""
+        return self.endpoint.host
+
+    def version(self) -> tuple[int, int]:
+        """Return the version of the API that both sides know."""
+        if self._version is None:
+            headers, _ = self._ask("/_ping")
+            offered = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", headers.get("Api-Version", ""))
+            if offered is None:
+                raise EngineError(f"what answers at {self.host} is not a container engine")
+            self._version = min(MAX_API_VERSION, (int(offered[1]), int(offered[2])))
+        return self._version
+
+    def inspect(self, name: str, platform: str | None = None) -> EngineImage:
+        """Return what a name or id means now. Raises ImageNotFound if it means nothing."""
+        found = self._json(f"/images/{quote(name, safe='/:@')}/json", name)
+        try:
+            rootfs = found.get("RootFS") or {}
+            image = EngineImage(
+                id=_string(found["Id"]),
+                names=_strings(found.get("RepoTags")),
+                diff_ids=_strings(rootfs.get("Layers")),
+                platform="/".join(
+                    filter(None, (_string(found.get(key) or "") for key in _PLATFORM_KEYS))
+                ),
+                size=int(found.get("Size") or 0),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._nonsense(f"image {name}") from error
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", image.id):
+            raise self._nonsense(f"image {name}")
+        self._check_platform(image, platform)
+        return image
+
+    def _check_platform(self, image: EngineImage, platform: str | None) -> None:
+        if platform is None or self.version() >= PLATFORM_SINCE:
+            return
+        wanted, has = parse_platform(platform), image.platform.split("/")
+        if list(wanted.values()) != has[: len(wanted)]:
+            raise EngineError(
+                f"the image at {self.host} is for {image.platform}, not for {platform}, and an"
+                f" engine of API {_dotted(self.version())} has one platform for each image"
+            )
+
+    def images(self) -> tuple[ListedImage, ...]:
+        """Return the engine's images, without what only builds use."""
+        found = self._json("/images/json", "the list of images")
+        try:
+            return tuple(
+                ListedImage(
+                    _string(item["Id"]),
+                    tuple(name for name in _strings(item.get("RepoTags")) if "<none>" not in name),
+                )
+                for item in _list(found)
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._nonsense("the list of images") from error
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """Follow what happens to images; the events come for as long as the engine lives."""
+        filters = quote(json.dumps({"type": ["image"]}))
+        with self._stream(f"/events?filters={filters}", "events") as chunks:
+            yield self._events(chunks)
+
+    def _events(self, chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+        rest = b""
+        for chunk in chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _MAX_ANSWER:
+                raise self._nonsense("events")
+            for line in filter(bytes.strip, lines):
+                event = self._parse(line, "events")
+                if not isinstance(event, dict):
+                    raise self._nonsense("events")
+                yield event
+
+    @contextmanager
+    def export(self, image_id: str, platform: str | None = None) -> Iterator[Iterator[bytes]]:
+        """Open the export of an image: a `docker save` archive in chunks of up to CHUNK bytes.
+
+        An engine may be silent for a minute before the first byte, while it makes the archive;
+        so nothing bounds that wait. An iteration that ends says only that the engine had no more
+        to send: whether the archive is whole is for its reader to find out.
+        """
+        path = f"/images/{quote(image_id, safe=':')}/get"
+        if platform is not None and self.version() >= PLATFORM_SINCE:
+            path += "?platform=" + quote(json.dumps(parse_platform(platform)))
+        with self._stream(path, f"image {image_id}") as chunks:
+            yield chunks
+
+    def _json(self, path: str, what: str) -> Any:
+        _, body = self._ask(self._versioned(path), what)
+        return self._parse(body, what)
+
+    def _parse(self, body: bytes, what: str) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise self._nonsense(what) from error
+
+    def _nonsense(self, what: str) -> EngineError:
+        return EngineError(f"{self.host} answered nonsense when asked for {what}")
+
+    def _versioned(self, path: str) -> str:
+        return f"/v{_dotted(self.version())}{path}"
+
+    def _ask(self, path: str, what: str = "its version") -> tuple[dict[str, str], bytes]:
+        """Return headers and body of a small answer, or raise within the time allowed.
+
+        The question is put by a thread of its own, since a socket's timeout starts anew with
+        each byte that an engine lets drip.
+        """
+        answers: SimpleQueue[Callable[[], tuple[dict[str, str], bytes]]] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer = self._get(path, what)
+            except BaseException as error:
+                failure = error
+                answers.put(lambda: _raise(failure))
+            else:
+                answers.put(lambda: answer)
+
+        Thread(target=ask, name="imagefs-ask", daemon=True).start()
+        try:
+            return answers.get(timeout=self._timeout + 1)()
+        except Empty:
+            raise self._silent(what) from None
+
+    def _get(self, path: str, what: str) -> tuple[dict[str, str], bytes]:
+        with self._request(path, what, self._timeout) as response:
+            body = b""
+            for chunk in self._chunks(response, what, 65536):
+                body += chunk
+                if len(body) > _MAX_ANSWER:
+                    raise self._nonsense(what)
+            return dict(response.headers), body
+
+    @contextmanager
+    def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
+        with self._request(self._versioned(path), what, None) as response:
+            yield self._chunks(response, what, CHUNK)
+
+    @contextmanager
+    def _request(
+        self, path: str, what: str, timeout: float | None
+    ) -> Iterator["requests.Response"]:
+        """Send a request and check the answer's status; without `timeout`, wait for ever."""
+        import requests  # noqa: PLC0415
+        import urllib3  # noqa: PLC0415
+
+        with self.endpoint.session() as session:
+            try:
+                response = session.get(
+                    self.endpoint.base_url() + path,
+                    headers={"Accept-Encoding": "identity"},
+                    timeout=(_CONNECT_TIMEOUT, timeout),
+                    stream=True,
+                    allow_redirects=False,
+                )
+            except requests.exceptions.ReadTimeout as error:
+                raise self._silent(what) from error
+            except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+                raise EngineUnreachable(
+                    f"no engine answers at {self.host}: {_innermost(error)}"
+                ) from error
+            with response:
+                if response.status_code != 200:
+                    raise self._refusal(response, what)
+                yield response
+
+    def _silent(self, what: str) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"the engine at {self.host} did not answer within {self._timeout:g} s"
+            f" when asked for {what}"
+        )
+
+    def _refusal(self, response: "requests.Response", what: str) -> EngineError:
+        status = response.status_code
+        body = b""
+        for chunk in self._chunks(response, what, 4096):
+            body += chunk
+            if len(body) >= 65536:
+                break
+        said = error_message(body)
+        if 300 <= status < 400:
+            said = "a redirection; engines never redirect"
+        elif said is None:
+            reason = _one_line(str(response.reason or "no reason given"))
+            return EngineError(f"{self.host} answered {status} ({reason}) when asked for {what}")
+        if status == 404:
+            return ImageNotFound(f"{self.host}: {said}")
+        return EngineError(f"{self.host} answered {status} when asked for {what}: {said}")
+
+    def _chunks(self, response: "requests.Response", what: str, size: int) -> Iterator[bytes]:
+        import urllib3  # noqa: PLC0415
+
+        try:
+            yield from response.raw.stream(size, decode_content=False)
+        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise EngineError(
+                f"{self.host} stopped in the middle of {what}: {_innermost(error)}"
+            ) from error
+
+
+_PLATFORM_KEYS = ("Os", "Architecture", "Variant")
+
+
+def parse_platform(text: str) -> dict[str, str]:
+    """Return `os/architecture[/variant]` as the API wants it."""
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+        raise UsageError(
+            f"{text!r} is no platform; write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT"
+        )
+    return dict(zip(("os", "architecture", "variant"), parts, strict=False))
+
+
+def error_message(body: bytes) -> str | None:
+    """Return the message of an engine's error object, or None if this is none."""
+    try:
+        error = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    message = error.get("message") if isinstance(error, dict) else None
+    return _one_line(message) if isinstance(message, str) and message.strip() else None
+
+
+def _one_line(text: str) -> str:
+    """Return text of an engine's as one harmless line: it ends up on a terminal."""
+    line = " ".join(text.split())[:500]
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the reason at the bottom of an error that requests and urllib3 have wrapped."""
+    while True:
+        inner = error.__cause__ or next(
+            (arg for arg in getattr(error, "args", ()) if isinstance(arg, BaseException)),
+            getattr(error, "reason", None),
+        )
+        if not isinstance(inner, BaseException) or inner is error:
+            break
+        error = inner
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _one_line(reason) or type(error).__name__
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a string belongs")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} where a list belongs")
+    return value
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return tuple(_string(item) for item in _list(value if value is not None else []))

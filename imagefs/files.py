@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all, and locks that die with their holder.
+
+Owns the few steps that make a write safe (temporary name, fsync, rename, fsync of the directory)
+and flock(2); knows nothing of what is in the files. Any thread may call it: each lock is a file
+description of its own, so threads exclude each other as processes do.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from imagefs.errors import HostError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def host_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a HostError that names `path` and what would help."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            reason += "; `imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
+        raise HostError(f"{os.fsdecode(place)}: {reason}") from error
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and wait until it is on the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes, temporary: Path) -> None:
+    """Replace `path` by a file of `content`, made first as `temporary` on the same disk."""
+    write_synced(temporary, content)
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Take a lock on an open file or directory if nobody is in the way."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(
+    path: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock on file `path`, which is made; `waiting` is called if another holds it.
+
+    A lock file may be removed by who holds it exclusively: whoever waited for it then notices
+    that the name is gone and starts again.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not try_lock(fd, shared=shared):
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if not _still_named(fd, path):
+                continue
+            yield
+            return
+        finally:
+            os.close(fd)
+
+
+def _still_named(fd: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), path.stat())
+    return False

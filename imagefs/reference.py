@@ -1,0 +1,105 @@
+"""What the user typed as SOURCE: an archive of this host, an image of an engine, or standard input.
+
+Owns the syntax of references: the transports of containers-transports(5) and the names and ids
+that engines use. It looks at the file system once, to tell a path from an image name, and never
+opens anything. Any thread may call it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagefs.errors import UsageError
+
+ENGINE_TRANSPORT = "docker-daemon"
+PATH_TRANSPORTS = ("docker-archive", "oci-archive", "oci", "dir")
+"""Transports that name a path; what it holds is told by content all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReference:
+    """An image of an engine, by name or id as typed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReference:
+    """An archive or directory of this host; `image` chooses one of several images in it."""
+
+    path: Path
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StdinReference:
+    """An archive on standard input."""
+
+
+Reference = EngineReference | ArchiveReference | StdinReference
+
+# The grammar of distribution/reference: [domain[:port]/]component{/component}[:tag][@digest].
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
+_NAME = re.compile(
+    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z0-9+._-]+:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+_FULL_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
+
+
+def parse(text: str) -> Reference:
+    """Return what `text` refers to; a bare word is a path if it exists, else an engine's image."""
+    if text == "-":
+        return StdinReference()
+    transport, colon, rest = text.partition(":")
+    if colon and transport in PATH_TRANSPORTS:
+        return _archive(rest, text)
+    if colon and transport == ENGINE_TRANSPORT:
+        return _engine(rest, text)
+    if os.path.lexists(text) or text.startswith(("/", "./", "../")) or text in {".", ".."}:
+        return ArchiveReference(Path(text))
+    return _engine(text, text)
+
+
+def _archive(rest: str, text: str) -> ArchiveReference:
+    if not rest or rest.startswith(":"):
+        raise UsageError(f"{text!r} names no path")
+    if os.path.lexists(rest):
+        return ArchiveReference(Path(rest))
+    path, _, image = rest.partition(":")
+    return ArchiveReference(Path(path), image or None)
+
+
+def _engine(name: str, text: str) -> EngineReference:
+    if not name:
+        raise UsageError("an empty image name")
+    if not (_NAME.fullmatch(name) or _SHORT_ID.fullmatch(name)):
+        raise UsageError(f"{text!r} is neither a file nor an image name")
+    return EngineReference(name)
+
+
+def full_id(name: str) -> str | None:
+    """Return `sha256:<hex>` if the name is a whole image id, with or without its algorithm."""
+    match = _FULL_ID.fullmatch(name)
+    return f"sha256:{match[1]}" if match else None
+
+
+def id_prefix(name: str) -> str | None:
+    """Return the hex digits if the name may be the beginning of an image id."""
+    match = _SHORT_ID.fullmatch(name)
+    return match[1] if match else None
+
+
+def familiar(name: str) -> str:
+    """Return a name as Docker lists it: no default registry, `:latest` where no tag is given."""
+    for default in ("docker.io/library/", "docker.io/", "index.docker.io/library/"):
+        if name.startswith(default):
+            name = name[len(default) :]
+            break
+    if "@" in name or ":" in name.rpartition("/")[2]:
+        return name
+    return name + ":latest"

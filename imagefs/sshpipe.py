@@ -1,0 +1,109 @@
+"""HTTP to an engine on another machine, by way of ssh and `docker system dial-stdio`.
+
+Owns the adapter that makes requests speak over the standard input and output of an ssh process.
+The process lives as long as its connection. Imported only for ssh:// addresses.
+"""
+
+import socket
+import subprocess
+import tempfile
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from imagefs.errors import HostError
+
+_ENDS_WITHIN = 5.0
+
+
+class _SshConnection(urllib3.connection.HTTPConnection):
+    """A connection whose other end is an ssh process."""
+
+    def __init__(self, command: list[str], timeout: Any) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def connect(self) -> None:
+        """Start ssh with one end of a socket pair as its standard input and output."""
+        ours, theirs = socket.socketpair()
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._complaints,
+            )
+        except FileNotFoundError as error:
+            ours.close()
+            raise HostError("ssh is not installed; it is needed for an ssh:// engine") from error
+        finally:
+            theirs.close()
+        self.sock = ours
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        """Read the answer; if there is none, say what ssh said."""
+        try:
+            return super().getresponse()
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            raise OSError(self._said() or str(error)) from error
+
+    def _said(self) -> str:
+        self._complaints.seek(0)
+        lines = self._complaints.read(65536).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """Close the pipe, on which ssh ends."""
+        super().close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._complaints.close()
+
+
+class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
+    def __init__(self, command: list[str]) -> None:
+        super().__init__("localhost", maxsize=1)
+        self._command = command
+
+    def _new_conn(self) -> _SshConnection:
+        return _SshConnection(self._command, self.timeout)
+
+
+class SshAdapter(HTTPAdapter):
+    """A requests adapter for one `ssh://[USER@]HOST[:PORT]` address."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(max_retries=0)
+        self._pool = _SshPool(ssh_command(host))
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> _SshPool:
+        """Return the one pool, whatever the request."""
+        return self._pool
+
+    def close(self) -> None:
+        """Close the pool and with it the ssh process."""
+        self._pool.close()
+
+
+def ssh_command(host: str) -> list[str]:
+    """Return the command line that joins its standard input and output to the engine."""
+    parts = urlsplit(host)
+    command = ["ssh", "-T", "-o", "ConnectTimeout=30"]
+    if parts.username:
+        command += ["-l", parts.username]
+    if parts.port:
+        command += ["-p", str(parts.port)]
+    command += ["--", parts.hostname or "", "docker"]
+    if parts.path.strip("/"):
+        command.append(f"--host=unix://{parts.path}")
+    return [*command, "system", "dial-stdio"]
