@@ -69,7 +69,8 @@ class Table:
 
     def _add_root(self, root: Directory) -> None:
         self._names.append(b"")
-        self._rows += self._directory_row(root, b"", 0, 0, 0, 1)
+        self._rows += self._directory_row(root, b"", (0, 0, 0, 1), gone=False)
+        self._next_first = 1 + len(root.children)
 
     def _add_children(self, directory: Directory, parent: int) -> list[tuple[Directory, int]]:
         """Append the rows of a directory's children; return the directories among them."""
@@ -83,7 +84,8 @@ class Table:
         first = self._next_first
         for name, node in sorted(directory.children.items(), key=_by_name):
             if isinstance(node, Directory):
-                out += self._directory_row(node, name, name_at, row, parent, first)
+                place = (name_at, row, parent, first)
+                out += self._directory_row(node, name, place, gone=_is_gone(directory, name, node))
                 first += len(node.children)
                 below.append((node, row))
             elif (
@@ -115,8 +117,10 @@ class Table:
         return below
 
     def _directory_row(
-        self, node: Directory, name: bytes, name_at: int, row: int, parent: int, first: int
+        self, node: Directory, name: bytes, place: tuple[int, int, int, int], *, gone: bool
     ) -> bytes:
+        """Return a directory's row; `place` is name_at, its row, its parent's, its first child's."""
+        name_at, row, parent, first = place
         member = node.member or _IMPLIED
         flags = 0 if node.member else rows.IMPLIED
         for child in node.children:
@@ -129,10 +133,8 @@ class Table:
             # Only the entry's own name is a marker: what lies in it shows, and so does it.
             if node.children and not name.startswith(tarfmt.WHITEOUT_META_PREFIX):
                 flags &= ~rows.HIDDEN
-        if name.startswith(tarfmt.WHITEOUT_META_PREFIX):
+        if gone or name.startswith(tarfmt.WHITEOUT_META_PREFIX):
             flags |= rows.HIDDEN
-        if not row:
-            self._next_first = first + len(node.children)
         # fmt: off
         return rows.ROW.pack(
             name_at, len(name), flags | (rows.XATTRS if member.xattrs else 0),
@@ -201,6 +203,8 @@ class Table:
         names = b"".join(self._names)
         links = sorted((same[0], row) for same in self._linked.values() for row in same)
         notes = json.dumps(self._notes).encode()
+        if len(self._rows) // rows.ROW_BYTES > rows.MAX_ROWS:
+            raise CorruptArchive(f"the layer has more than {rows.MAX_ROWS} members")
         if len(names) >> 32 or len(self._extras) >> 34:
             raise CorruptArchive("the layer's names or attributes take more than 4 GiB")
         payload = b"".join(
@@ -229,6 +233,20 @@ class Table:
         yield header.ljust(rows.HEADER_BYTES, b"\0")
         yield payload
         yield checksums
+
+
+def _is_gone(directory: Directory, name: bytes, node: Directory) -> bool:
+    """Tell whether a directory is deleted and only markers imply that it is there."""
+    if node.member or tarfmt.WHITEOUT_PREFIX + name not in directory.children:
+        return False
+    queue = [node]
+    for one in queue:
+        for child, below in one.children.items():
+            if isinstance(below, Directory) and not below.member:
+                queue.append(below)
+            elif not child.startswith(tarfmt.WHITEOUT_PREFIX):
+                return False
+    return True
 
 
 def _by_name(item: tuple[bytes, object]) -> bytes:

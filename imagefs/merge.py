@@ -101,12 +101,12 @@ def _single(indexes: Indexes, place: Place) -> list[tuple[Child, Stack]]:
 def walk(indexes: Indexes, stack: Stack, path: Sequence[bytes]) -> Stack:
     """Return what a path leads to from a directory, as `lookup` does; links are not followed."""
     for name in path:
+        if not stack:
+            break
         layer, number = stack[0]
         if indexes[layer].row(number).mode >> 12 != _S_IFDIR:
             return ()
         stack = lookup(indexes, stack, name)
-        if not stack:
-            break
     return stack
 
 

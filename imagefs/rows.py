@@ -24,6 +24,9 @@ HEADER_BYTES = 4096
 BLOCK_BYTES = 1 << 16
 BLOCK_SHIFT = 16
 
+MAX_ROWS = 1 << 28
+"""Most rows of one layer: as many as a node id can tell apart."""
+
 # magic, version, key (SHA-256 of what was indexed), rows, links, foreign, names bytes,
 # extras bytes, notes bytes, whiteouts, content bytes, CRC-32 of the checksums
 HEADER = Struct("<8sI32sIIIQQQIQI")

@@ -1,0 +1,349 @@
+"""The whole mount as a `FileSystem`: images, their views and the few files beside them.
+
+Used by the FUSE drivers, from any of their threads. Owns node ids (`nodeid.py`), the open layers
+and what they are asked for; keeps no table of nodes. Layers are opened when an image is added and
+closed when the last image that has them is removed. A leaf's attributes come from one row of one
+index, a file's bytes from one pread.
+"""
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagefs import index, merge, nodeid, rows, summary
+from imagefs.errors import UsageError
+from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
+from imagefs.image import Image
+from imagefs.index import Child, Index
+from imagefs.layer import OpenLayer
+from imagefs.merge import Stack
+from imagefs.rows import Row
+from imagefs.synthetic import SyntheticTree
+from imagefs.view import View
+
+LAYER_XATTR = b"user.imagefs.layer"
+"""On each file and directory: the name of the layer directory that it comes from."""
+_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+_BLOCK = 4096
+
+
+class ImageFs:
+    """Images as directory trees; implements `filesystem.FileSystem`."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, OpenLayer] = {}
+        self._indexes: dict[int, Index] = {}
+        self._views: dict[int, View] = {}
+        self._numbers: dict[tuple[int, str], int] = {}
+        self._lock = threading.Lock()
+        self._next_layer = self._next_view = 1
+        self._root = ROOT_ID
+        self.made = SyntheticTree()
+
+    # Building
+
+    def add_image(self, image: Image, index_dir: Path, parent: int = ROOT_ID) -> None:
+        """Put an image's tree into the synthetic directory `parent`; its layers get indexed."""
+        index.ensure(image.layers, index_dir)
+        with self._lock:
+            numbers = self._open_layers(image, index_dir)
+            made = self.made
+            names = image.layer_names()
+            opened = [self._layers[number] for number in numbers]
+            if numbers:
+                made.link(parent, b"rootfs", self._add_view(numbers, parent))
+            else:
+                made.directory(parent, b"rootfs")
+            layers = made.directory(parent, b"layers")
+            snapshots = made.directory(parent, b"snapshots")
+            for at, name in enumerate(names):
+                alone = self._add_view(numbers[at : at + 1], layers, merged=False)
+                made.link(layers, name.encode(), alone)
+                made.link(snapshots, name.encode(), self._add_view(numbers[: at + 1], snapshots))
+            made.file(parent, b"layers.txt", summary.text(image, [one.index for one in opened]))
+            made.file(parent, b"config.json", image.config)
+            made.file(parent, b"manifest.json", image.manifest)
+
+    def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
+        numbers = []
+        for position, (layer, name) in enumerate(
+            zip(image.layers, image.layer_names(), strict=True)
+        ):
+            # The same layer at the same place has one number, and so one set of inodes, in
+            # every image; only then can its files say which layer directory they come from.
+            key = (position, layer.diff_id)
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._next_layer
+                if number > nodeid.MAX_LAYERS:
+                    raise OSError(errno.ENFILE, "too many layers under one mount")
+                opened = OpenLayer(layer, name, index.open_index(layer, index_dir))
+                self._next_layer += 1
+                self._layers[number] = opened
+                self._indexes[number] = opened.index
+                self._numbers[key] = number
+            numbers.append(number)
+        return numbers
+
+    def _add_view(self, numbers: Sequence[int], parent: int, *, merged: bool = True) -> int:
+        number = self._next_view
+        if number > nodeid.MAX_VIEWS:
+            raise OSError(errno.ENFILE, "too many views under one mount")
+        view = View(number, numbers[::-1], self._indexes, merged=merged, parent=parent)
+        self._next_view += 1
+        self._views[number] = view
+        return view.root_node
+
+    def show_only(self, view: str) -> None:
+        """Make one view the root: `rootfs`, `layers`, `snapshots`, or one layer by its name.
+
+        Raises UsageError where the image has no such view.
+        """
+        name = view.strip("/").encode()
+        found = self._find(ROOT_ID, name.split(b"/"))
+        if found is None:
+            found = self._find(ROOT_ID, [b"layers", name])
+        if found is None or not stat.S_ISDIR(self.getattr(found).mode):
+            raise UsageError(
+                f"no view {view!r}: choose rootfs, layers, snapshots or one of"
+                f" {', '.join(os.fsdecode(entry.name) for entry in self._layer_entries())}"
+            )
+        self._root = found
+
+    def _layer_entries(self) -> Sequence[Entry]:
+        layers = self._find(ROOT_ID, [b"layers"])
+        return self.listdir(layers) if layers else ()
+
+    def _find(self, node: int, path: Sequence[bytes]) -> int | None:
+        for name in path:
+            attr = self.lookup(node, name)
+            if attr is None:
+                return None
+            node = attr.ino
+        return node
+
+    # FileSystem
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """See FileSystem."""
+        view, layer, number = nodeid.unpack(self._root if parent == ROOT_ID else parent)
+        if not layer:
+            return self._lookup_made(number, name)
+        if name in (b".", b".."):
+            if not stat.S_ISDIR(self._row(layer, number).mode):
+                raise _error(errno.ENOTDIR)
+            return self.getattr(self._parent(view, layer, number) if name == b".." else parent)
+        seen = self._view(view, layer, number)
+        found = seen.lookup(layer, number, name)
+        if not found:
+            return None
+        top, below = found[0]
+        return self._attr(seen, Child(name, below, self._indexes[top].row(below)), found)
+
+    def getattr(self, node: int) -> Attr:
+        """See FileSystem."""
+        real = self._root if node == ROOT_ID else node
+        view, layer, number = nodeid.unpack(real)
+        if not layer:
+            return self.made.get(number).attr()
+        row = self._row(layer, number)
+        if row.mode >> 12 != 4:
+            return self._leaf(real, layer, row, view)
+        seen = self._view(view, layer, number)
+        if row.flags & rows.IMPLIED:
+            _, row = merge.described(self._indexes, seen.stack(layer, number) or ((layer, number),))
+        return _directory(node, row)
+
+    def listdir(self, node: int) -> Sequence[Entry]:
+        """See FileSystem."""
+        view, layer, number = nodeid.unpack(self._root if node == ROOT_ID else node)
+        if not layer:
+            made = self.made.get(number).children
+            if made is None:
+                raise _error(errno.ENOTDIR)
+            return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
+        seen = self._view(view, layer, number)
+        attr = self._attr
+        return [
+            Entry(child.name, attr(seen, child, found))
+            for child, found in seen.listing(layer, number)
+        ]
+
+    def readlink(self, node: int) -> bytes:
+        """See FileSystem."""
+        _, layer, number = nodeid.unpack(node)
+        if not layer:
+            target = self.made.get(number).target
+            if target is None:
+                raise _error(errno.EINVAL)
+            return target
+        row = self._row(layer, number)
+        if not stat.S_ISLNK(row.mode):
+            raise _error(errno.EINVAL)
+        return self._indexes[layer].target(row)
+
+    def read(self, node: int, offset: int, size: int) -> bytes:
+        """See FileSystem."""
+        layer = node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK
+        number = node & nodeid.ROW_MASK
+        if not layer:
+            return (self.made.get(number).content or b"")[offset : offset + size]
+        try:
+            opened = self._layers[layer]
+            row = opened.index.row(number)
+        except LookupError:
+            raise _error(errno.ENOENT) from None
+        if row.mode >> 12 != 8:
+            raise _error(errno.EISDIR if row.mode >> 12 == 4 else errno.EINVAL)
+        return opened.read(row, offset, size)
+
+    def seek(self, node: int, offset: int, whence: int) -> int:
+        """See FileSystem."""
+        _, layer, number = nodeid.unpack(node)
+        if layer:
+            return self._layers[layer].seek(self._row(layer, number), offset, whence)
+        size = len(self.made.get(number).content or b"")
+        if not 0 <= offset < size:
+            raise _error(errno.ENXIO)
+        return offset if whence == os.SEEK_DATA else size
+
+    def getxattr(self, node: int, name: bytes) -> bytes | None:
+        """See FileSystem."""
+        layer, row, masked = self._described(node)
+        if not layer:
+            return None
+        if name == LAYER_XATTR:
+            return self._layers[layer].name.encode()
+        if not row.flags & rows.XATTRS or (masked and name.startswith(_OVERLAY_XATTRS)):
+            return None
+        return self._indexes[layer].xattrs(row).get(name)
+
+    def listxattr(self, node: int) -> Sequence[bytes]:
+        """See FileSystem; LAYER_XATTR is not listed, so that copies do not carry it along."""
+        layer, row, masked = self._described(node)
+        if not layer or not row.flags & rows.XATTRS:
+            return ()
+        names = self._indexes[layer].xattrs(row)
+        return [name for name in names if not (masked and name.startswith(_OVERLAY_XATTRS))]
+
+    def statfs(self) -> Statfs:
+        """See FileSystem; the sum of all layers."""
+        files = sum(one.count for one in self._indexes.values())
+        content = sum(one.content_bytes for one in self._indexes.values())
+        return Statfs(_BLOCK, -(-content // _BLOCK), files, 255)
+
+    def is_stable(self, node: int) -> bool:
+        """See FileSystem; an image never changes."""
+        return True
+
+    def is_slow(self, node: int) -> bool:
+        """See FileSystem; all layers are indexed."""
+        return False
+
+    # Rows to attributes
+
+    def _row(self, layer: int, number: int) -> Row:
+        try:
+            return self._indexes[layer].row(number)
+        except LookupError:
+            raise _error(errno.ENOENT) from None
+
+    def _view(self, view: int, layer: int, number: int) -> View:
+        """Return the view that a directory is seen in; ENOTDIR for a leaf's node id."""
+        if self._row(layer, number).mode >> 12 != 4:
+            raise _error(errno.ENOTDIR)
+        try:
+            return self._views[view]
+        except KeyError:
+            raise _error(errno.ENOENT) from None
+
+    def _parent(self, view: int, layer: int, number: int) -> int:
+        if nodeid.pack(view, layer, number) == self._root:
+            return ROOT_ID
+        above = self._view(view, layer, number).parent_of(layer, number)
+        return ROOT_ID if above == self._root else above
+
+    def _lookup_made(self, number: int, name: bytes) -> Attr | None:
+        made = self.made.get(number)
+        if made.children is None:
+            raise _error(errno.ENOTDIR)
+        if name == b".":
+            return made.attr()
+        if name == b"..":
+            return self.getattr(made.parent)
+        child = made.children.get(name)
+        return None if child is None else self.getattr(child)
+
+    def _attr(self, view: View, child: Child, found: Stack) -> Attr:
+        """Return the attributes of a directory's entry in a view."""
+        layer, number = found[0]
+        row = child.row
+        if row.mode >> 12 == 4:
+            if row.flags & rows.IMPLIED:
+                _, row = merge.described(self._indexes, found)
+            return _directory(nodeid.pack(view.number, layer, number), row)
+        count = 0
+        if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_reached:
+            count, (layer, number) = view.inode(found[0])
+            row = self._indexes[layer].row(number)
+        return self._leaf(nodeid.pack(count, layer, number), layer, row, count)
+
+    def _leaf(self, node: int, layer: int, row: Row, count: int) -> Attr:
+        kind = row.mode >> 12
+        size = row.size
+        if row.flags & rows.SPARSE:
+            blocks = self._layers[layer].blocks(row)
+        else:
+            blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
+        rdev = row.data if kind in (2, 6) else 0
+        # fmt: off
+        return Attr(
+            node, row.mode, count or row.nlink, row.uid, row.gid, rdev, size, blocks, row.mtime,
+            row.mtimensec,
+        )
+        # fmt: on
+
+    def _described(self, node: int) -> tuple[int, Row, bool]:
+        """Return the layer and row that describe a node; whether a merged view shows it.
+
+        The layer is 0 for a node that the mount makes up.
+        """
+        view, layer, number = nodeid.unpack(self._root if node == ROOT_ID else node)
+        if not layer:
+            self.made.get(number)
+            return 0, _NO_ROW, False
+        row = self._row(layer, number)
+        if row.mode >> 12 != 4:
+            return layer, row, False
+        seen = self._view(view, layer, number)
+        if row.flags & rows.IMPLIED:
+            layer, row = merge.described(self._indexes, seen.stack(layer, number))
+        return layer, row, seen.merged
+
+
+_NO_ROW = Row(*[0] * len(Row._fields))
+
+
+def _directory(node: int, row: Row) -> Attr:
+    # One link: subdirectories are not counted, as on btrfs and overlayfs.
+    # fmt: off
+    return Attr(
+        node, row.mode, 1, row.uid, row.gid, 0, _BLOCK, _BLOCK // 512, row.mtime, row.mtimensec
+    )
+    # fmt: on
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def image_fs(image: Image, index_dir: Path, view: str | None = None) -> ImageFs:
+    """Return one image as a file system: the whole tree, or just one view of it."""
+    fs = ImageFs()
+    fs.add_image(image, index_dir)
+    if view:
+        fs.show_only(view)
+    return fs

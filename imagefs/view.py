@@ -1,0 +1,174 @@
+"""Views: the trees that a mount shows of its layers, each a stack of them merged, or one as it is.
+
+Owns the way from a directory's place to its stack, the hard links that reach into lower layers,
+and how many names of a file a view shows. All it remembers is bounded, and can be found again.
+May be used by many threads.
+"""
+
+from collections.abc import Sequence
+
+from imagefs import merge, nodeid, rows
+from imagefs.fold import clean
+from imagefs.index import Child, Index
+from imagefs.merge import Place, Stack
+
+_REMEMBERED = 16_384
+"""Directories whose stacks are kept, and files whose names were counted; some 5 MB of each."""
+
+
+class View:
+    """One tree over `layers` (numbers, topmost first); `indexes` gives the index of each.
+
+    A merged view resolves whiteouts; another shows its one layer as it is. `parent` is the node
+    id of the directory that holds the view's root.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        layers: Sequence[int],
+        indexes: dict[int, Index],
+        *,
+        merged: bool,
+        parent: int,
+    ) -> None:
+        self.number = number
+        self.layers = tuple(layers)
+        self.merged = merged
+        self.parent = parent
+        self._indexes = indexes
+        self._root: Stack = merge.root(indexes, layers) if merged else ((layers[0], 0),)
+        self._stacks: dict[Place, Stack] = {}
+        self._counts: dict[Place, int] = {}
+        self._targets: dict[Place, Place] = {}
+        self._reached: dict[Place, list[Place]] = {}
+        if merged:
+            self._bind_foreign()
+
+    @property
+    def root_node(self) -> int:
+        """The node id of the view's root directory."""
+        return nodeid.pack(self.number, *self._root[0])
+
+    @property
+    def has_reached(self) -> bool:
+        """Whether any hard link of the view leads into a lower layer."""
+        return bool(self._reached)
+
+    def _bind_foreign(self) -> None:
+        """Resolve the hard links to lower layers' files, bottom layer first."""
+        for below, layer in enumerate(reversed(self.layers)):
+            lower = self.layers[len(self.layers) - below :]
+            for link in self._indexes[layer].foreign():
+                path = clean(self._indexes[layer].target(link.row))
+                stack = merge.walk(self._indexes, merge.root(self._indexes, lower), path)
+                if not stack:
+                    continue
+                target = self._targets.get(stack[0], stack[0])
+                row = self._indexes[target[0]].row(target[1])
+                if row.mode >> 12 != 4 and not row.flags & rows.FOREIGN:
+                    target = (target[0], row.inode)
+                    self._targets[layer, link.number] = target
+                    self._reached.setdefault(target, []).append((layer, link.number))
+
+    def stack(self, layer: int, number: int) -> Stack:
+        """Return the stack of the directory that has the path of a layer's directory."""
+        if not self.merged:
+            return ((layer, number),)
+        index = self._indexes[layer]
+        missing: list[tuple[int, bytes]] = []
+        known = self._stacks
+        found: Stack | None = None
+        while found is None:
+            if number == 0:
+                found = self._root
+                break
+            found = known.get((layer, number))
+            if found is None:
+                row = index.row(number)
+                missing.append((number, index.name(row)))
+                number = row.parent
+        for at, name in reversed(missing):
+            found = merge.lookup(self._indexes, found, name)
+            if found and self._indexes[found[0][0]].row(found[0][1]).mode >> 12 != 4:
+                found = ()
+            self._remember(layer, at, found)
+        return found
+
+    def _remember(self, layer: int, number: int, stack: Stack) -> None:
+        known = self._stacks
+        if len(known) >= _REMEMBERED:
+            for key in list(known)[: _REMEMBERED // 4]:
+                known.pop(key, None)
+        known[layer, number] = stack
+
+    def parent_of(self, layer: int, number: int) -> int:
+        """Return the node id of a directory's parent."""
+        if number == 0:
+            return self.parent
+        above = self.stack(layer, self._indexes[layer].row(number).parent)
+        return nodeid.pack(self.number, *above[0])
+
+    def lookup(self, layer: int, number: int, name: bytes) -> Stack:
+        """Return what a directory has under a name: a stack, a leaf's inode, or nothing."""
+        if not self.merged:
+            index = self._indexes[layer]
+            child = index.find(index.row(number), name)
+            return ((layer, child.number),) if child else ()
+        stack = merge.lookup(self._indexes, self.stack(layer, number), name)
+        if stack and self._indexes[stack[0][0]].row(stack[0][1]).mode >> 12 == 4:
+            self._remember(*stack[0], stack)
+        return stack
+
+    def listing(self, layer: int, number: int) -> list[tuple[Child, Stack]]:
+        """Return a directory's entries, each with its stack or place."""
+        if not self.merged:
+            index = self._indexes[layer]
+            return [
+                (child, ((layer, child.number),)) for child in index.children(index.row(number))
+            ]
+        stack = self.stack(layer, number)
+        if not stack:
+            return []
+        entries = merge.listing(self._indexes, stack)
+        for child, places in entries:
+            if child.row.mode >> 12 == 4:
+                self._remember(*places[0], places)
+        return entries
+
+    def inode(self, place: Place) -> tuple[int, Place]:
+        """Return the inode that a leaf's name leads to, and how many names of it are visible.
+
+        The count is 0 where it is what the inode's layer says.
+        """
+        layer, number = place
+        row = self._indexes[layer].row(number)
+        if row.flags & rows.FOREIGN and place in self._targets:
+            layer, number = target = self._targets[place]
+            row = self._indexes[layer].row(number)
+        else:
+            number = row.inode
+            target = (layer, number)
+        if not self.merged or (row.nlink == 1 and target not in self._reached):
+            return 0, target
+        count = self._counts.get(target)
+        if count is None:
+            count = self._count(target)
+            if len(self._counts) >= _REMEMBERED:
+                self._counts.clear()
+            self._counts[target] = count
+        return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target
+
+    def _count(self, inode: Place) -> int:
+        layer, number = inode
+        names = [(layer, row) for row in self._indexes[layer].same_inode(number)]
+        return sum(map(self._is_visible, names + self._reached.get(inode, [])))
+
+    def _is_visible(self, place: Place) -> bool:
+        layer, number = place
+        index = self._indexes[layer]
+        row = index.row(number)
+        stack = self.stack(layer, row.parent)
+        return (layer, row.parent) in stack and merge.lookup(
+            self._indexes, stack, index.name(row)
+        ) == (place,)
