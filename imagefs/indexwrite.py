@@ -119,7 +119,7 @@ class Table:
     def _directory_row(
         self, node: Directory, name: bytes, place: tuple[int, int, int, int], *, gone: bool
     ) -> bytes:
-        """Return a directory's row; `place` is name_at, its row, its parent's, its first child's."""
+        """Return a directory's row; `place` is name_at, row, parent and the first child's row."""
         name_at, row, parent, first = place
         member = node.member or _IMPLIED
         flags = 0 if node.member else rows.IMPLIED
