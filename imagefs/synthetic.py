@@ -13,14 +13,17 @@ from imagefs.filesystem import ROOT_ID, Attr
 class Synthetic:
     """A made-up node: a directory has `children` (name to node id), a file `content`, a symbolic
     link a `target`; of these three, one is not None.
+
+    `mtime` is in nanoseconds. `fixed` tells that the node will never change.
     """
 
-    __slots__ = ("children", "content", "mtime", "node", "parent", "target")
+    __slots__ = ("children", "content", "fixed", "mtime", "node", "parent", "target")
 
-    def __init__(self, node: int, parent: int, mtime: int = 0) -> None:
+    def __init__(self, node: int, parent: int, *, mtime: int = 0, fixed: bool = True) -> None:
         self.node = node
         self.parent = parent
         self.mtime = mtime
+        self.fixed = fixed
         self.children: dict[bytes, int] | None = None
         self.content: bytes | None = None
         self.target: bytes | None = None
@@ -34,7 +37,8 @@ class Synthetic:
         else:
             mode, size = stat.S_IFREG | 0o444, len(self.content or b"")
         blocks = 0 if self.target is not None else (size + 4095 >> 12) << 3
-        return Attr(self.node, mode, 1, 0, 0, 0, size, blocks, self.mtime, 0)
+        seconds, nanoseconds = divmod(self.mtime, 10**9)
+        return Attr(self.node, mode, 1, 0, 0, 0, size, blocks, seconds, nanoseconds)
 
 
 class SyntheticTree:
@@ -53,34 +57,38 @@ class SyntheticTree:
         except KeyError:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
 
+    def drop(self, node: int) -> None:
+        """Forget a node that no directory names any more."""
+        self._nodes.pop(node, None)
+
     def link(self, parent: int, name: bytes, node: int) -> None:
         """Give a node of any kind a name in a directory."""
-        children = self.get(parent).children
-        if children is None:
+        directory = self.get(parent)
+        if directory.children is None:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        children[name] = node
+        # A new dict, since a reader may be going through the old one.
+        directory.children = directory.children | {name: node}
 
-    def _make(self, parent: int, name: bytes) -> Synthetic:
-        made = Synthetic(self._next, parent, self.get(parent).mtime)
-        self._next += 1
-        self._nodes[made.node] = made
-        self.link(parent, name, made.node)
+    def directory(self, parent: int, *, fixed: bool = True) -> Synthetic:
+        """Make a directory that has no name yet."""
+        made = self._make(parent, fixed=fixed)
+        made.children = {}
         return made
 
-    def directory(self, parent: int, name: bytes) -> int:
-        """Make a directory; return its node id."""
-        made = self._make(parent, name)
-        made.children = {}
-        return made.node
-
-    def file(self, parent: int, name: bytes, content: bytes) -> int:
-        """Make a file; return its node id."""
-        made = self._make(parent, name)
+    def file(self, parent: int, content: bytes) -> Synthetic:
+        """Make a file that has no name yet."""
+        made = self._make(parent, fixed=True)
         made.content = content
-        return made.node
+        return made
 
-    def symlink(self, parent: int, name: bytes, target: bytes) -> int:
-        """Make a symbolic link; return its node id."""
-        made = self._make(parent, name)
+    def symlink(self, parent: int, target: bytes) -> Synthetic:
+        """Make a symbolic link that has no name yet."""
+        made = self._make(parent, fixed=True)
         made.target = target
-        return made.node
+        return made
+
+    def _make(self, parent: int, *, fixed: bool) -> Synthetic:
+        made = Synthetic(self._next, parent, mtime=self.get(parent).mtime, fixed=fixed)
+        self._next += 1
+        self._nodes[made.node] = made
+        return made

@@ -51,21 +51,23 @@ class ImageFs:
         with self._lock:
             numbers = self._open_layers(image, index_dir)
             made = self.made
-            names = image.layer_names()
-            opened = [self._layers[number] for number in numbers]
-            if numbers:
-                made.link(parent, b"rootfs", self._add_view(numbers, parent))
-            else:
-                made.directory(parent, b"rootfs")
-            layers = made.directory(parent, b"layers")
-            snapshots = made.directory(parent, b"snapshots")
-            for at, name in enumerate(names):
-                alone = self._add_view(numbers[at : at + 1], layers, merged=False)
-                made.link(layers, name.encode(), alone)
-                made.link(snapshots, name.encode(), self._add_view(numbers[: at + 1], snapshots))
-            made.file(parent, b"layers.txt", summary.text(image, [one.index for one in opened]))
-            made.file(parent, b"config.json", image.config)
-            made.file(parent, b"manifest.json", image.manifest)
+            layers, snapshots = made.directory(parent), made.directory(parent)
+            for at, name in enumerate(image.layer_names()):
+                alone = self._add_view(numbers[at : at + 1], layers.node, merged=False)
+                made.link(layers.node, name.encode(), alone)
+                upto = self._add_view(numbers[: at + 1], snapshots.node)
+                made.link(snapshots.node, name.encode(), upto)
+            rootfs = self._add_view(numbers, parent) if numbers else made.directory(parent).node
+            lines = summary.text(image, [self._indexes[number] for number in numbers])
+            # All at once: whoever looks meanwhile sees nothing of the image, or all of it.
+            made.get(parent).children = {
+                b"rootfs": rootfs,
+                b"layers": layers.node,
+                b"snapshots": snapshots.node,
+                b"layers.txt": made.file(parent, lines).node,
+                b"config.json": made.file(parent, image.config).node,
+                b"manifest.json": made.file(parent, image.manifest).node,
+            }
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
         numbers = []
