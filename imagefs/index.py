@@ -107,9 +107,13 @@ class Index:
         first = start - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
         last = end - 1 - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
         unchecked = self._unchecked
-        for block in range(first, last + 1):
-            if unchecked[block]:
-                self._check(block)
+        if first == last:
+            if unchecked[first]:
+                self._check(first)
+        else:
+            for block in range(first, last + 1):
+                if unchecked[block]:
+                    self._check(block)
         return self._view[start:end]
 
     def _check(self, block: int) -> None:
@@ -137,31 +141,45 @@ class Index:
 
     def children(self, directory: Row) -> list[Child]:
         """Return a directory's entries, sorted by name."""
+        names, table = self.table(directory)
+        return [
+            Child(name, number, Row._make(row))
+            for number, (name, row) in enumerate(zip(names, table, strict=True), directory.data)
+        ]
+
+    def table(self, directory: Row) -> tuple[list[bytes], list[tuple[int, ...]]]:
+        """Return a directory's names, sorted, and their rows as plain tuples.
+
+        The first is the row of number `directory.data`, the others follow.
+        """
         count, first = directory.size, directory.data
         if not count:
-            return []
+            return [], []
         if first + count > self.count:
             raise IndexError(first)
         start = rows.HEADER_BYTES + first * rows.ROW_BYTES
-        table = self._bytes(start, start + count * rows.ROW_BYTES)
-        found = list(map(Row._make, rows.ROW.iter_unpack(table)))
-        names_at = found[0].name_at
+        found = list(rows.ROW.iter_unpack(self._bytes(start, start + count * rows.ROW_BYTES)))
+        names_at, (last_at, last_len) = found[0][0], found[-1][:2]
         start = self._starts[1] + names_at
-        names = self._bytes(start, start + found[-1].name_at + found[-1].name_len - names_at)
-        return [
-            Child(names[row[0] - names_at : row[0] - names_at + row[1]], number, row)
-            for number, row in enumerate(found, first)
-        ]
+        names = self._bytes(start, start + last_at + last_len - names_at)
+        return [names[row[0] - names_at : row[0] - names_at + row[1]] for row in found], found
 
     def find(self, directory: Row, name: bytes) -> Child | None:
         """Return a directory's entry of that name, or None."""
         low, high = directory.data, directory.data + directory.size
+        if high > self.count:
+            raise IndexError(high)
+        place_of = rows.NAME_PLACE.unpack_from
+        names = self._starts[1]
         while low < high:
             middle = low + high >> 1
-            row = self.row(middle)
-            there = self.name(row)
+            at = middle * rows.ROW_BYTES
+            if self._unchecked[at >> rows.BLOCK_SHIFT]:
+                self._check(at >> rows.BLOCK_SHIFT)
+            name_at, length = place_of(self._view, rows.HEADER_BYTES + at)
+            there = self._bytes(names + name_at, names + name_at + length)
             if there == name:
-                return Child(name, middle, row)
+                return Child(name, middle, self.row(middle))
             if there < name:
                 low = middle + 1
             else:

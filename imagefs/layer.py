@@ -88,8 +88,7 @@ class OpenLayer:
         for start, length in runs:
             if start > offset:
                 break
-            if offset < start + length:
-                offset = start + length
+            offset = max(offset, start + length)
         return min(offset, row.size)
 
     def blocks(self, row: Row) -> int:

@@ -62,8 +62,6 @@ def listing(indexes: Indexes, stack: Stack) -> list[tuple[Child, Stack]]:
 
     The Child is the topmost layer's.
     """
-    if len(stack) == 1:
-        return _single(indexes, stack[0])
     found: dict[bytes, tuple[Child, list[Place]]] = {}
     closed: set[bytes] = set()
     for layer, number in stack:
@@ -86,16 +84,6 @@ def listing(indexes: Indexes, stack: Stack) -> list[tuple[Child, Stack]]:
                 closed.add(name)
         closed.update(deleted)
     return [(child, tuple(places)) for _, (child, places) in sorted(found.items())]
-
-
-def _single(indexes: Indexes, place: Place) -> list[tuple[Child, Stack]]:
-    layer, number = place
-    index = indexes[layer]
-    return [
-        (child, ((layer, child.number),))
-        for child in index.children(index.row(number))
-        if not child.row.flags & rows.HIDDEN
-    ]
 
 
 def walk(indexes: Indexes, stack: Stack, path: Sequence[bytes]) -> Stack:

@@ -35,6 +35,8 @@ HEADER_CHECKSUM = Struct("<I")
 
 ROW = Struct("<IHHIIIIIIIqQQI")
 ROW_BYTES = ROW.size
+NAME_PLACE = Struct("<IH")
+"""The first two fields of a ROW."""
 LINK = Struct("<II")
 LINK_ROW = Struct("<I")
 EXTRA_UNIT = 4

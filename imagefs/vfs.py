@@ -28,6 +28,7 @@ LAYER_XATTR = b"user.imagefs.layer"
 """On each file and directory: the name of the layer directory that it comes from."""
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _BLOCK = 4096
+_DEVICES = (2, 6)
 
 
 class ImageFs:
@@ -168,11 +169,41 @@ class ImageFs:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
         seen = self._view(view, layer, number)
-        attr = self._attr
+        if seen.single(layer, number):
+            return self._list_single(seen, layer, number)
         return [
-            Entry(child.name, attr(seen, child, found))
+            Entry(child.name, self._attr(seen, child, found))
             for child, found in seen.listing(layer, number)
         ]
+
+    def _list_single(self, view: View, layer: int, number: int) -> list[Entry]:
+        """List a directory that shows one layer only: most are, and this is twice as fast."""
+        index = self._indexes[layer]
+        directory = index.row(number)
+        names, table = index.table(directory)
+        hidden = rows.HIDDEN if view.merged else 0
+        odd = hidden | rows.FOREIGN | rows.SPARSE | rows.IMPLIED
+        reached = view.has_reached
+        base, of_view = nodeid.pack(0, layer, 0), nodeid.pack(view.number, layer, 0)
+        new = tuple.__new__
+        entries = []
+        for at, (name, row) in enumerate(zip(names, table, strict=True), directory.data):
+            _, _, flags, mode, uid, gid, nlink, _, _, nsec, mtime, size, data, _ = row
+            kind = mode >> 12
+            if kind == 4 and not flags & odd:
+                fields = of_view | at, mode, 1, uid, gid, 0, _BLOCK, _BLOCK // 512, mtime, nsec
+                attr = new(Attr, fields)
+            elif nlink == 1 and not flags & odd and not reached:
+                blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
+                rdev = data if kind in _DEVICES else 0
+                fields = base | at, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
+                attr = new(Attr, fields)
+            elif flags & hidden:
+                continue
+            else:
+                attr = self._attr(view, Child(name, at, Row._make(row)), ((layer, at),))
+            entries.append(new(Entry, (name, attr)))
+        return entries
 
     def readlink(self, node: int) -> bytes:
         """See FileSystem."""
@@ -300,7 +331,7 @@ class ImageFs:
             blocks = self._layers[layer].blocks(row)
         else:
             blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
-        rdev = row.data if kind in (2, 6) else 0
+        rdev = row.data if kind in _DEVICES else 0
         # fmt: off
         return Attr(
             node, row.mode, count or row.nlink, row.uid, row.gid, rdev, size, blocks, row.mtime,

@@ -11,6 +11,7 @@ from imagefs import merge, nodeid, rows
 from imagefs.fold import clean
 from imagefs.index import Child, Index
 from imagefs.merge import Place, Stack
+from imagefs.rows import Row
 
 _REMEMBERED = 16_384
 """Directories whose stacks are kept, and files whose names were counted; some 5 MB of each."""
@@ -76,7 +77,7 @@ class View:
         if not self.merged:
             return ((layer, number),)
         index = self._indexes[layer]
-        missing: list[tuple[int, bytes]] = []
+        missing: list[tuple[int, Row]] = []
         known = self._stacks
         found: Stack | None = None
         while found is None:
@@ -86,12 +87,16 @@ class View:
             found = known.get((layer, number))
             if found is None:
                 row = index.row(number)
-                missing.append((number, index.name(row)))
+                missing.append((number, row))
                 number = row.parent
-        for at, name in reversed(missing):
-            found = merge.lookup(self._indexes, found, name)
-            if found and self._indexes[found[0][0]].row(found[0][1]).mode >> 12 != 4:
-                found = ()
+        for at, row in reversed(missing):
+            if len(found) == 1 and found[0][0] == layer and not row.flags & rows.HIDDEN:
+                # Nothing else shows through the parent, so nothing does below it.
+                found = ((layer, at),)
+            else:
+                found = merge.lookup(self._indexes, found, index.name(row))
+                if found and self._indexes[found[0][0]].row(found[0][1]).mode >> 12 != 4:
+                    found = ()
             self._remember(layer, at, found)
         return found
 
@@ -120,17 +125,13 @@ class View:
             self._remember(*stack[0], stack)
         return stack
 
+    def single(self, layer: int, number: int) -> bool:
+        """Tell whether a directory shows one layer only, the one that its node id names."""
+        return not self.merged or len(self.stack(layer, number)) == 1
+
     def listing(self, layer: int, number: int) -> list[tuple[Child, Stack]]:
-        """Return a directory's entries, each with its stack or place."""
-        if not self.merged:
-            index = self._indexes[layer]
-            return [
-                (child, ((layer, child.number),)) for child in index.children(index.row(number))
-            ]
-        stack = self.stack(layer, number)
-        if not stack:
-            return []
-        entries = merge.listing(self._indexes, stack)
+        """Return a merged directory's entries, each with its stack or place."""
+        entries = merge.listing(self._indexes, self.stack(layer, number))
         for child, places in entries:
             if child.row.mode >> 12 == 4:
                 self._remember(*places[0], places)
