@@ -1,0 +1,300 @@
+"""The portable driver: a `FileSystem` before libfuse 2, by way of fusepy.
+
+Owns the way from paths, in which libfuse speaks, to node ids. fusepy decodes names as Latin-1
+here, so that each character stands for one byte of the name. `serve` is for the main thread;
+`_Operations` is called from libfuse's threads, which are one where nothing is slow.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from imagefs import mountinfo
+from imagefs.errors import HostError, MountError
+from imagefs.filesystem import ROOT_ID, Attr, FileSystem
+from imagefs.fuse.mount import MountOptions, check_device, check_helper, escaped
+from imagefs.fuse.replies import denial, errno_of
+
+_ENCODING = "latin-1"
+_FOREVER = 10**9  # seconds that the kernel may keep what never changes
+_BRIEFLY = 1
+_BLKSIZE = 4096
+_MOST_PATHS = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    fs: FileSystem, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Mount `fs`, serve it until it is unmounted, and return.
+
+    `ready` is called once the kernel and libfuse have agreed; what it does must not look into
+    the mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
+    """
+    check_device()
+    if os.geteuid() != 0:
+        check_helper(options)
+    fuse = _fusepy()
+    place = os.fsencode(mountinfo.absolute(mountpoint)).decode(_ENCODING)
+    all_stable = fs.is_stable(ROOT_ID)
+    timeout = _FOREVER if all_stable else _BRIEFLY
+    with _complaints() as complaints:
+        operations = _Operations(fs, ready, complaints.end, fuse.fuse_exit)
+        try:
+            with _default_signals():
+                fuse.FUSE(
+                    operations,
+                    place,
+                    encoding=_ENCODING,
+                    foreground=True,
+                    nothreads=all_stable,
+                    ro=True,
+                    nosuid=True,
+                    nodev=True,
+                    fsname=escaped(os.fsencode(options.source).decode(_ENCODING)),
+                    subtype="imagefs",
+                    allow_other=options.allow_other,
+                    default_permissions=options.allow_other,
+                    use_ino=True,
+                    kernel_cache=True,
+                    entry_timeout=timeout,
+                    attr_timeout=timeout,
+                    negative_timeout=timeout,
+                )
+        except RuntimeError as error:
+            if operations.failure is None:
+                reason = complaints.last() or f"libfuse gave up with status {error}"
+                raise MountError(f"{mountpoint}: cannot mount: {reason}") from error
+    if operations.failure is not None:
+        raise operations.failure
+
+
+def _fusepy() -> Any:
+    try:
+        import fuse  # noqa: PLC0415  (loads libfuse, which only this driver needs)
+    except OSError as error:
+        raise HostError(
+            "libfuse 2 is missing: apt install libfuse2 (libfuse2t64 on newer releases)"
+        ) from error
+    return fuse
+
+
+@contextlib.contextmanager
+def _default_signals() -> Iterator[None]:
+    """Let libfuse have the signals: it takes those that nobody handles."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Complaints:
+    """What libfuse, and fusermount below it, write to standard error until the mount is there."""
+
+    def __init__(self, written: IO[bytes]) -> None:
+        self._written = written
+        self._stderr: int | None = os.dup(2)
+        os.dup2(written.fileno(), 2)
+
+    def end(self) -> None:
+        """Give standard error back."""
+        if self._stderr is not None:
+            os.dup2(self._stderr, 2)
+            os.close(self._stderr)
+            self._stderr = None
+
+    def last(self) -> str:
+        """Return the last line, without the name of the program that wrote it."""
+        self._written.seek(0)
+        lines = os.fsdecode(self._written.read()).strip().splitlines() or [""]
+        return lines[-1].partition(": ")[2] or lines[-1]
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[_Complaints]:
+    with tempfile.TemporaryFile() as written:
+        complaints = _Complaints(written)
+        try:
+            yield complaints
+        finally:
+            complaints.end()
+
+
+class _Operations:
+    """The callbacks of fusepy; those that are missing, libfuse answers by itself."""
+
+    use_ns = True  # fusepy: times are whole nanoseconds
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        ready: Callable[[], None],
+        mounted: Callable[[], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._fs = fs
+        self._ready = ready
+        self._mounted = mounted
+        self._leave = leave
+        self._directories = _Directories(fs)
+
+    def __call__(self, operation: str, *args: Any) -> Any:
+        """Run an operation; this is where every error gets its errno."""
+        try:
+            return getattr(self, operation)(*args)
+        except OSError as error:
+            error.errno = errno_of(error)
+            raise
+        except Exception as error:
+            _log.exception("%s of %s failed", operation, ascii(args[0]))
+            raise OSError(errno.EIO, "internal error") from error
+
+    def init(self, _path: str) -> None:
+        self._mounted()
+        try:
+            self._ready()
+        except BaseException as failure:
+            self.failure = failure
+            self._leave()
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
+        attr = self._directories.find(path) if fh is None else self._fs.getattr(fh)
+        time = attr.mtime * 10**9 + attr.mtimensec
+        return {
+            "st_ino": attr.ino,
+            "st_mode": attr.mode,
+            "st_nlink": attr.nlink,
+            "st_uid": attr.uid,
+            "st_gid": attr.gid,
+            "st_rdev": attr.rdev,
+            "st_size": attr.size,
+            "st_blocks": attr.blocks,
+            "st_blksize": _BLKSIZE,
+            "st_atime": time,
+            "st_mtime": time,
+            "st_ctime": time,
+        }
+
+    def access(self, path: str, mask: int) -> None:
+        number = denial(self._directories.find(path).mode, mask)
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def opendir(self, path: str) -> int:
+        return self._directories.find(path).ino
+
+    def readdir(self, _path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
+        own = self._fs.getattr(fh)
+        entries = [(b".", own), (b"..", self._fs.lookup(fh, b"..") or own), *self._fs.listdir(fh)]
+        return [
+            (name.decode(_ENCODING), {"st_ino": attr.ino, "st_mode": attr.mode}, 0)
+            for name, attr in entries
+        ]
+
+    def readlink(self, path: str) -> str:
+        return self._fs.readlink(self._directories.find(path).ino).decode(_ENCODING)
+
+    def open(self, path: str, flags: int) -> int:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._read_only()
+        return self._directories.find(path).ino
+
+    def read(self, _path: str, size: int, offset: int, fh: int) -> bytes:
+        return self._fs.read(fh, offset, size)
+
+    def getxattr(self, path: str, name: str, *_position: int) -> bytes:
+        node = self._directories.find(path).ino
+        value = self._fs.getxattr(node, name.encode(_ENCODING))
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return value
+
+    def listxattr(self, path: str) -> list[str]:
+        names = self._fs.listxattr(self._directories.find(path).ino)
+        return [name.decode(_ENCODING) for name in names]
+
+    def statfs(self, _path: str) -> dict[str, int]:
+        bsize, blocks, files, namelen = self._fs.statfs()
+        return {
+            "f_bsize": bsize,
+            "f_frsize": bsize,
+            "f_blocks": blocks,
+            "f_files": files,
+            "f_namemax": namelen,
+        }
+
+    def _read_only(self, *_args: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    mknod = mkdir = unlink = rmdir = symlink = rename = link = chmod = chown = _read_only
+    truncate = write = create = utimens = setxattr = removexattr = _read_only
+
+
+class _Directories:
+    """From paths to what they name, by way of the directories that were used last.
+
+    A stable directory's names never change, so that the paths below it need not be walked again.
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, int] = OrderedDict()
+
+    def find(self, path: str) -> Attr:
+        """Return the attributes of what a path names; OSError where there is no such thing."""
+        if path == "/":
+            return self._fs.getattr(ROOT_ID)
+        head, _, name = path.rpartition("/")
+        return self._child(self._directory(head), name)
+
+    def _directory(self, path: str) -> int:
+        missing: list[str] = []
+        node = self._recall(path)
+        while node is None:
+            path, _, name = path.rpartition("/")
+            missing.append(name)
+            node = self._recall(path)
+        for name in reversed(missing):
+            parent, node = node, self._child(node, name).ino
+            path = f"{path}/{name}"
+            if self._fs.is_stable(parent):
+                self._remember(path, node)
+        return node
+
+    def _child(self, parent: int, name: str) -> Attr:
+        attr = self._fs.lookup(parent, name.encode(_ENCODING))
+        if attr is None:
+            raise OSError(errno.ENOENT, "no such name")
+        return attr
+
+    def _recall(self, path: str) -> int | None:
+        if not path:
+            return ROOT_ID
+        with self._lock:
+            node = self._known.get(path)
+            if node is not None:
+                self._known.move_to_end(path)
+            return node
+
+    def _remember(self, path: str, node: int) -> None:
+        with self._lock:
+            self._known[path] = node
+            if len(self._known) > _MOST_PATHS:
+                self._known.popitem(last=False)

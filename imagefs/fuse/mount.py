@@ -1,0 +1,214 @@
+"""Putting a mount in place and taking it away: mount(2) as root, else fusermount3.
+
+Owns the way to an open /dev/fuse that the kernel serves a mount point from, and the sentences
+that say what is missing on the way. Knows nothing of the protocol spoken over it. Any thread may
+call it; nothing is kept between calls.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagefs import mountinfo
+from imagefs.errors import HostError, MountError
+
+FSTYPE = "fuse.imagefs"
+DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+
+# <sys/mount.h>
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How to mount. Every mount is read-only, nosuid and nodev besides.
+
+    `source` is what /proc/mounts shows as the mount's source. With `allow_other` all users may
+    enter, and the kernel enforces the files' modes; without, only the mounting user may, and
+    may read all.
+    """
+
+    source: str = "imagefs"
+    allow_other: bool = False
+
+
+class MountBusyError(MountError):
+    """Somebody still uses the mount; only a lazy unmount takes it away."""
+
+
+def mount(mountpoint: Path, options: MountOptions) -> int:
+    """Mount on a directory and return the open device to serve it from."""
+    check_device()
+    if os.geteuid() == 0:
+        return _mount_as_root(mountpoint, options)
+    return _mount_by_helper(mountpoint, options)
+
+
+def unmount(mountpoint: Path, lazy: bool = False) -> None:
+    """Take the mount away; `lazy` does so at once, and for those still inside when they leave."""
+    place = Path(mountinfo.absolute(mountpoint))
+    if os.geteuid() != 0:
+        _unmount_by_helper(place, lazy)
+        return
+    failure = _call("umount2", os.fsencode(place), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+    if failure == errno.EBUSY:
+        raise MountBusyError(f"{place}: somebody is still using the mount")
+    if failure in (errno.EINVAL, errno.ENOENT):
+        raise MountError(f"{place}: nothing is mounted here")
+    if failure:
+        raise MountError(f"{place}: cannot unmount: {os.strerror(failure)}")
+
+
+def check_device() -> None:
+    """Raise HostError, with the remedy, if this machine has no usable /dev/fuse."""
+    try:
+        mode = DEVICE.stat().st_mode
+    except FileNotFoundError:
+        raise HostError(
+            f"{DEVICE} is missing: load the kernel's module with `modprobe fuse`, "
+            "or give the container `--device /dev/fuse`"
+        ) from None
+    if not stat.S_ISCHR(mode):
+        raise HostError(f"{DEVICE} is not a device")
+
+
+def helper() -> str:
+    """Return the program that mounts for ordinary users; HostError if it is missing."""
+    for name in ("fusermount3", "fusermount"):
+        found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/bin:/bin")
+        if found is not None:
+            return found
+    raise HostError("fusermount3 is missing, which mounts for ordinary users: apt install fuse3")
+
+
+def check_helper(options: MountOptions) -> None:
+    """Raise HostError, with the remedy, if an ordinary user cannot mount with these options."""
+    helper()
+    if options.allow_other and not _others_allowed():
+        raise HostError("--allow-other needs a line `user_allow_other` in /etc/fuse.conf")
+
+
+def _others_allowed() -> bool:
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in map(str.strip, lines)
+
+
+def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
+    try:
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            f"{DEVICE} cannot be opened: {error.strerror}; is the kernel's module loaded "
+            "(`modprobe fuse`), and does the container have `--device /dev/fuse`?"
+        ) from error
+    data = f"fd={device},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
+    if options.allow_other:
+        data += ",allow_other,default_permissions"
+    failure = _call(
+        "mount",
+        os.fsencode(options.source),
+        os.fsencode(mountpoint),
+        FSTYPE.encode(),
+        _MS_RDONLY | _MS_NOSUID | _MS_NODEV,
+        data.encode(),
+    )
+    if failure:
+        os.close(device)
+        raise MountError(_mount_failure(mountpoint, failure))
+    return device
+
+
+def _mount_failure(mountpoint: Path, failure: int) -> str:
+    reasons = {
+        errno.ENOENT: "there is no such directory",
+        errno.ENOTDIR: "not a directory",
+        errno.ENODEV: "the kernel knows no FUSE: `modprobe fuse`",
+        errno.EPERM: "mounting is not permitted here; a container needs `--cap-add SYS_ADMIN`",
+    }
+    return f"{mountpoint}: cannot mount: {reasons.get(failure, os.strerror(failure))}"
+
+
+def _call(function: str, *args: bytes | int) -> int:
+    """Call a function of the C library that takes bytes and flags; return its errno, or 0."""
+    import ctypes  # noqa: PLC0415  (only who mounts pays for it)
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    typed = [ctypes.c_ulong(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
+    return ctypes.get_errno() if getattr(libc, function)(*typed) else 0
+
+
+def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
+    """Have fusermount3 mount; it hands the open device over through a socket."""
+    words = ["ro", "nosuid", "nodev", f"fsname={escaped(options.source)}", "subtype=imagefs"]
+    if options.allow_other:
+        words += ["allow_other", "default_permissions"]
+    check_helper(options)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        command = [helper(), "-o", ",".join(words), "--", os.fspath(mountpoint)]
+        result = _run(command, theirs.fileno())
+        theirs.close()
+        message, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if message and descriptors:
+        os.set_inheritable(descriptors[0], False)
+        return descriptors[0]
+    raise MountError(f"{mountpoint}: cannot mount: {_complaint(result)}")
+
+
+def _unmount_by_helper(place: Path, lazy: bool) -> None:
+    result = _run([helper(), "-u", *(["-z"] if lazy else []), "--", os.fspath(place)])
+    if result.returncode == 0:
+        return
+    complaint = _complaint(result)
+    if "busy" in complaint:
+        raise MountBusyError(f"{place}: somebody is still using the mount")
+    if "not found in" in complaint or "not mounted" in complaint:
+        raise MountError(f"{place}: nothing is mounted here")
+    raise MountError(f"{place}: cannot unmount: {complaint}")
+
+
+def _run(command: list[str], socket_fd: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"LC_ALL": "C"}
+    descriptors: tuple[int, ...] = ()
+    if socket_fd is not None:
+        environment["_FUSE_COMMFD"] = str(socket_fd)
+        descriptors = (socket_fd,)
+    return subprocess.run(
+        command,
+        env=environment,
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+
+def _complaint(result: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the last line that a helper wrote to stderr, without its own name."""
+    lines = os.fsdecode(result.stderr).strip().splitlines() or [f"exit status {result.returncode}"]
+    return lines[-1].partition(": ")[2] or lines[-1]
+
+
+def escaped(value: str) -> str:
+    """Return the value as it has to stand in a comma-separated list of mount options."""
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def unmount_for_good(mountpoint: Path) -> None:
+    """Unmount, lazily if somebody is inside, and say nothing if it is gone already."""
+    with contextlib.suppress(MountError):
+        try:
+            unmount(mountpoint)
+        except MountBusyError:
+            unmount(mountpoint, lazy=True)

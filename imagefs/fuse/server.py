@@ -1,0 +1,143 @@
+"""The native driver: mounts a `FileSystem` and answers the kernel on /dev/fuse until unmounted.
+
+Owns the device and the loop over it. One thread reads and answers, as a second one would only
+wait for the interpreter's lock; what may take long is left to `slow`. `serve` is for the main
+thread, where signals unmount; elsewhere it works too, without them.
+"""
+
+import contextlib
+import errno
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imagefs import mountinfo
+from imagefs.errors import HostError
+from imagefs.filesystem import FileSystem
+from imagefs.fuse.mount import MountOptions, mount, unmount_for_good
+from imagefs.fuse.replies import Reply
+from imagefs.fuse.session import Session
+from imagefs.fuse.slow import SlowRequests
+from imagefs.fuse.undertaker import Undertaker
+
+__all__ = ["MountOptions", "serve"]
+
+# No request is longer: nothing is written, and the kernel cuts lists of nodes to forget to fit.
+_BUFFER = 64 * 1024
+# ENOENT: the request was taken back before it was read, or its asker has gone before the reply.
+_GO_ON = {errno.ENOENT, errno.EINTR, errno.EAGAIN}
+
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    fs: FileSystem, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Mount `fs`, serve it until it is unmounted, and return.
+
+    `ready` is called once the kernel and we have agreed; what it does must not look into the
+    mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
+    """
+    server = _Server(fs, Path(mountinfo.absolute(mountpoint)), options, ready)
+    Undertaker(server.unmount).run(server.serve)
+
+
+class _Server:
+    """One mount, from mount(2) to the last request."""
+
+    def __init__(
+        self, fs: FileSystem, place: Path, options: MountOptions, ready: Callable[[], None]
+    ) -> None:
+        self._session = Session(fs)
+        self._place = place
+        self._options = options
+        self._ready = ready
+        self._mounted: mountinfo.Mount | None = None
+
+    def serve(self) -> None:
+        """Mount and answer until there is no mount any more."""
+        device = mount(self._place, self._options)
+        try:
+            self._mounted = mountinfo.at(self._place)
+            _agree(device, self._session)
+            self._ready()
+            with _no_collector():
+                _answer(device, self._session)
+        finally:
+            # Still mounted if `ready` failed, or if somebody cut the connection.
+            self.unmount()
+            os.close(device)
+
+    def unmount(self) -> None:
+        """Take away our own mount, and none that has come to be in its place."""
+        if self._mounted is not None and mountinfo.at(self._place) == self._mounted:
+            unmount_for_good(self._place)
+
+
+def _agree(device: int, session: Session) -> None:
+    """Answer INIT, which a kernel with a later major version sends twice."""
+    for _ in range(2):
+        _send(device, session.handle(_next_request(device)))
+        if session.minor is not None:
+            return
+    raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
+
+
+def _next_request(device: int) -> bytes:
+    while True:
+        try:
+            return os.read(device, _BUFFER)
+        except OSError as error:
+            if error.errno not in _GO_ON:
+                raise
+
+
+def _answer(device: int, session: Session) -> None:
+    """Answer requests until there is no mount any more."""
+    read, writev, handle = os.read, os.writev, session.handle
+    takes = SlowRequests(session, lambda reply: _send(device, reply)).take
+    all_stable = session.all_stable
+    while True:
+        try:
+            request = read(device, _BUFFER)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return
+            if error.errno not in _GO_ON:
+                raise
+            continue
+        if all_stable or not takes(request):
+            reply = handle(request)
+            if reply:
+                try:
+                    writev(device, reply)
+                except OSError as error:
+                    _unsent(error, reply)
+
+
+def _send(device: int, reply: Reply) -> None:
+    try:
+        os.writev(device, reply)
+    except OSError as error:
+        _unsent(error, reply)
+
+
+def _unsent(error: OSError, reply: Reply) -> None:
+    # With ENODEV the mount is gone, which the next read says as well.
+    if error.errno not in _GO_ON and error.errno != errno.ENODEV:
+        _log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the collector of cycles off: it would walk all nodes in vain, as they hold no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,285 @@
+"""The FUSE protocol without a kernel: the bytes of one request in, the bytes of its reply out.
+
+A `Session` owns the conversation with the kernel over one mount: what INIT agreed on, and the
+listings of directories that are being read. It does no input or output of its own and knows
+nothing of devices, mounts and signals; everything it tells the kernel it asks of its
+`FileSystem`. `handle` may be called from several threads at once.
+
+Two choices make it fast, and both are sound only because images never change. What lies in a
+stable directory is cached by the kernel without end, names that are not there included. And OPEN
+and OPENDIR are answered ENOSYS, upon which the kernel opens files by itself and keeps the pages
+and the listings it has read. Directories that do change get short timeouts, and
+FUSE_AUTO_INVAL_DATA has the kernel drop a kept listing as soon as the directory's mtime differs.
+
+A stable directory holds only stable nodes. Thus where the root is stable all is, and neither
+`is_stable` nor `is_slow` is asked again.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import struct
+
+from imagefs.filesystem import ROOT_ID, FileSystem
+from imagefs.fuse import abi, replies
+from imagefs.fuse.listings import Listings
+from imagefs.fuse.replies import BODY, Handler, Reply, done, errno_of, failed
+
+FOREVER = 2**63 - 1
+"""Seconds that the kernel may keep what never changes; it clamps the number itself."""
+BRIEFLY = 1
+"""Seconds that it may keep what does change."""
+
+_MAX_PAGES = 256
+_MAX_BACKGROUND = 64
+_BLKSIZE = 4096
+_OLDEST_MINOR = 31
+_WANTED = (
+    abi.FUSE_ASYNC_READ
+    | abi.FUSE_EXPORT_SUPPORT
+    | abi.FUSE_AUTO_INVAL_DATA
+    | abi.FUSE_DO_READDIRPLUS
+    | abi.FUSE_NO_OPEN_SUPPORT
+    | abi.FUSE_PARALLEL_DIROPS
+    | abi.FUSE_MAX_PAGES
+    | abi.FUSE_CACHE_SYMLINKS
+    | abi.FUSE_NO_OPENDIR_SUPPORT
+)
+_LOOKS_INSIDE = {abi.FUSE_LOOKUP, abi.FUSE_GETATTR, abi.FUSE_READDIR, abi.FUSE_READDIRPLUS}
+_NO_ENTRY = (0,) * 18  # the fuse_entry_out of `.` and `..`: no node, so nothing to look up
+
+_log = logging.getLogger(__name__)
+_in_header = abi.IN_HEADER.unpack_from
+_read_in = abi.READ_IN.unpack_from
+_out_header = abi.OUT_HEADER.pack
+_entry_reply = abi.ENTRY_REPLY.pack
+_attr_reply = abi.ATTR_REPLY.pack
+# By the length of the name: the size of the record, and what packs it.
+_DIRENT = [(s.size, s.pack) for s in (abi.DIRENT[(n + 7) // 8] for n in range(256))]
+_DIRENTPLUS = [(s.size, s.pack) for s in (abi.DIRENTPLUS[(n + 7) // 8] for n in range(256))]
+_SMALLEST_DIRENT = abi.DIRENT[1].size
+_SMALLEST_DIRENTPLUS = abi.DIRENTPLUS[1].size
+
+
+class Session:
+    """One mount's conversation with the kernel.
+
+    `minor` is the protocol's minor version once INIT has agreed on one, and None before. With
+    `all_stable` nothing in the file system changes, and nothing is slow.
+    """
+
+    def __init__(self, fs: FileSystem) -> None:
+        self.minor: int | None = None
+        self._fs = fs
+        self._fs_lookup = fs.lookup
+        self._fs_getattr = fs.getattr
+        self._fs_read = fs.read
+        self._opens_itself = self._opens_dirs_itself = False
+        self.all_stable = fs.is_stable(ROOT_ID)
+        self._listings = Listings(fs)
+        self._handlers: dict[int, Handler] = replies.OUT_OF_HAND | {
+            abi.FUSE_INIT: self._init,
+            abi.FUSE_LOOKUP: self._lookup,
+            abi.FUSE_GETATTR: self._getattr,
+            abi.FUSE_READLINK: self._readlink,
+            abi.FUSE_OPEN: self._open,
+            abi.FUSE_READ: self._read,
+            abi.FUSE_LSEEK: self._lseek,
+            abi.FUSE_OPENDIR: self._opendir,
+            abi.FUSE_READDIR: self._readdir,
+            abi.FUSE_READDIRPLUS: self._readdirplus,
+            abi.FUSE_GETXATTR: self._getxattr,
+            abi.FUSE_LISTXATTR: self._listxattr,
+            abi.FUSE_STATFS: self._statfs,
+            abi.FUSE_ACCESS: self._access,
+        }
+
+    def handle(self, request: bytes) -> Reply:
+        """Return the buffers that make up the reply; none where the kernel awaits no reply.
+
+        This is where every error gets its errno. Nothing that a request holds, and nothing that
+        the `FileSystem` raises, leaves here as an exception.
+        """
+        try:
+            length, opcode, unique, node = _in_header(request)
+        except struct.error:
+            _log.error("a request of %d bytes is too short to be answered", len(request))
+            return ()
+        try:
+            if length != len(request):
+                raise OSError(errno.EINVAL, "length differs from the header's")
+            return self._handlers.get(opcode, replies.unknown)(unique, node, request)
+        except OSError as error:
+            return failed(unique, errno_of(error))
+        except Exception:
+            _log.exception("request of opcode %d on node %#x failed", opcode, node)
+            return failed(unique, errno.EIO)
+
+    def may_block(self, request: bytes) -> bool:
+        """Tell whether answering may take long, so that other requests must not wait for it."""
+        if self.all_stable or len(request) < BODY:
+            return False
+        _, opcode, _, node = _in_header(request)
+        try:
+            return opcode in _LOOKS_INSIDE and self._fs.is_slow(node)
+        except OSError:
+            return False  # `handle` says so at once
+
+    def _init(self, unique: int, _node: int, request: bytes) -> Reply:
+        major, minor, max_readahead, offered = abi.INIT_IN.unpack_from(request, BODY)
+        if (major, minor) < (abi.FUSE_KERNEL_VERSION, _OLDEST_MINOR):
+            return failed(unique, errno.EPROTO)
+        agreed = abi.FUSE_KERNEL_MINOR_VERSION
+        if major == abi.FUSE_KERNEL_VERSION:  # a later major asks again, in the older way
+            agreed = self.minor = min(minor, agreed)
+        self._opens_itself = bool(offered & abi.FUSE_NO_OPEN_SUPPORT)
+        self._opens_dirs_itself = bool(offered & abi.FUSE_NO_OPENDIR_SUPPORT)
+        body = abi.INIT_OUT.pack(
+            abi.FUSE_KERNEL_VERSION,
+            agreed,
+            max_readahead,
+            offered & _WANTED,
+            _MAX_BACKGROUND,
+            _MAX_BACKGROUND * 3 // 4,
+            _BLKSIZE,  # max_write: nothing is written, so that requests fit a small buffer
+            1,  # time_gran, in nanoseconds
+            _MAX_PAGES,
+        )
+        return done(unique, body)
+
+    # The arguments of the long packs stand in the order of the kernel's structs, a line or two
+    # a struct. A call without a star in it is a fifth faster: thus "fmt: skip".
+
+    def _lookup(self, unique: int, parent: int, request: bytes) -> Reply:
+        attr = self._fs_lookup(parent, _name(request, BODY))
+        valid = FOREVER if self.all_stable else self._valid(parent)
+        if attr is None:
+            return (abi.NEGATIVE_REPLY.pack(144, 0, unique, 0, valid),)
+        ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = attr
+        attr_valid = valid if valid == FOREVER else self._valid(ino)
+        return (_entry_reply(
+            144, 0, unique, ino, valid, attr_valid,
+            ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
+            mode, nlink, uid, gid, rdev, _BLKSIZE,
+        ),)  # fmt: skip
+
+    def _getattr(self, unique: int, node: int, _request: bytes) -> Reply:
+        ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = self._fs_getattr(node)
+        return (_attr_reply(
+            120, 0, unique, self._valid(node),
+            ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
+            mode, nlink, uid, gid, rdev, _BLKSIZE,
+        ),)  # fmt: skip
+
+    def _valid(self, node: int) -> int:
+        return FOREVER if self.all_stable or self._fs.is_stable(node) else BRIEFLY
+
+    def _read(self, unique: int, node: int, request: bytes) -> Reply:
+        offset, size = _read_in(request, BODY)
+        data = self._fs_read(node, offset, size)
+        return (_out_header(16 + len(data), 0, unique), data)
+
+    def _readdirplus(self, unique: int, node: int, request: bytes) -> Reply:
+        offset, room = _read_in(request, BODY)
+        entries = self._listings.part(node, offset, room // _SMALLEST_DIRENTPLUS + 1)
+        valid = self._valid(node)
+        records = []
+        if offset < 2:
+            for name, attr in self._listings.dots(node, offset):
+                size, pack = _DIRENTPLUS[len(name)]
+                room -= size
+                if room < 0:
+                    break
+                offset += 1
+                records.append(pack(*_NO_ENTRY, attr.ino, offset, len(name), attr.mode >> 12, name))
+        for name, (ino, mode, nlink, uid, gid, rdev, length, blocks, mtime, nsec) in entries:
+            size, pack = _DIRENTPLUS[len(name)]
+            room -= size
+            if room < 0:
+                break
+            offset += 1
+            records.append(pack(
+                ino, valid, valid if valid == FOREVER else self._valid(ino),
+                ino, length, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
+                mode, nlink, uid, gid, rdev, _BLKSIZE,
+                ino, offset, len(name), mode >> 12, name,
+            ))  # fmt: skip
+        return _directory(unique, records, room)
+
+    def _readdir(self, unique: int, node: int, request: bytes) -> Reply:
+        offset, room = _read_in(request, BODY)
+        entries = self._listings.part(node, offset, room // _SMALLEST_DIRENT + 1)
+        records = []
+        for name, attr in itertools.chain(self._listings.dots(node, offset), entries):
+            size, pack = _DIRENT[len(name)]
+            room -= size
+            if room < 0:
+                break
+            offset += 1
+            records.append(pack(attr.ino, offset, len(name), attr.mode >> 12, name))
+        return _directory(unique, records, room)
+
+    def _readlink(self, unique: int, node: int, _request: bytes) -> Reply:
+        return done(unique, self._fs.readlink(node))
+
+    def _getxattr(self, unique: int, node: int, request: bytes) -> Reply:
+        (size,) = abi.GETXATTR_IN.unpack_from(request, BODY)
+        value = self._fs.getxattr(node, _name(request, BODY + abi.GETXATTR_IN.size))
+        if value is None:
+            return failed(unique, errno.ENODATA)
+        return replies.xattr(unique, value, size)
+
+    def _listxattr(self, unique: int, node: int, request: bytes) -> Reply:
+        (size,) = abi.GETXATTR_IN.unpack_from(request, BODY)
+        names = b"".join(name + b"\0" for name in self._fs.listxattr(node))
+        return replies.xattr(unique, names, size)
+
+    def _lseek(self, unique: int, node: int, request: bytes) -> Reply:
+        offset, whence = abi.LSEEK_IN.unpack_from(request, BODY)
+        return done(unique, abi.LSEEK_OUT.pack(self._fs.seek(node, offset, whence)))
+
+    def _statfs(self, unique: int, _node: int, _request: bytes) -> Reply:
+        bsize, blocks, files, namelen = self._fs.statfs()
+        return done(unique, abi.STATFS_OUT.pack(blocks, 0, 0, files, 0, bsize, namelen, bsize))
+
+    def _access(self, unique: int, node: int, request: bytes) -> Reply:
+        (mask,) = abi.ACCESS_IN.unpack_from(request, BODY)
+        return failed(unique, replies.denial(self._fs_getattr(node).mode, mask))
+
+    def _open(self, unique: int, _node: int, request: bytes) -> Reply:
+        (flags,) = abi.OPEN_IN.unpack_from(request, BODY)
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            return failed(unique, errno.EROFS)
+        return replies.opened(unique, self._opens_itself)
+
+    def _opendir(self, unique: int, _node: int, _request: bytes) -> Reply:
+        return replies.opened(unique, self._opens_dirs_itself)
+
+
+def number_of(request: bytes) -> int:
+    """Return the number by which the kernel knows a request."""
+    unique: int = _in_header(request)[2]
+    return unique
+
+
+def interrupts(request: bytes) -> int | None:
+    """Return the number of the request that this one interrupts, if that is what it does."""
+    if len(request) < BODY + abi.INTERRUPT_IN.size:
+        return None
+    if _in_header(request)[1] != abi.FUSE_INTERRUPT:
+        return None
+    unique: int = abi.INTERRUPT_IN.unpack_from(request, BODY)[0]
+    return unique
+
+
+def _directory(unique: int, records: list[bytes], room: int) -> Reply:
+    if room < 0 and not records:
+        return failed(unique, errno.EINVAL)  # since an empty reply means the end
+    return done(unique, b"".join(records))
+
+
+def _name(request: bytes, start: int) -> bytes:
+    if request[-1] or len(request) < start + 2:
+        raise OSError(errno.EINVAL, "a name is missing, or its NUL")
+    return request[start:-1]

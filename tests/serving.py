@@ -1,0 +1,126 @@
+"""Real mounts of in-memory trees: each is served by a process of its own.
+
+A process cannot look into a mount that it serves itself: it would wait for its own answer.
+Run as `python -m tests.serving DRIVER TREE MOUNTPOINT [UID]`.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imagefs import mountinfo
+from imagefs.errors import ImagefsError
+from imagefs.filesystem import FileSystem
+from imagefs.fuse.mount import MountOptions, unmount_for_good
+from tests import conformance
+from tests.memfs import LiveFs, MemFs
+
+ROOT = Path(__file__).parent.parent
+DRIVERS = ("native", "libfuse")
+NOBODY = 65534
+
+# What a driver imports only once it runs, and could not after setuid if the interpreter lies in
+# a home directory.
+_LATE = ("ctypes", "ctypes.util", "fuse", "subprocess", "socket", "concurrent.futures")
+
+
+class Served:
+    """A mount and the process that serves it."""
+
+    def __init__(self, mountpoint: Path, process: subprocess.Popen[bytes]) -> None:
+        self.mountpoint = mountpoint
+        self.process = process
+
+    def end(self, signal_number: int = signal.SIGTERM) -> int:
+        """Ask the process to end and return its exit status."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def served(
+    driver: str,
+    tree: str,
+    mountpoint: Path,
+    *,
+    uid: int = 0,
+    allow_other: bool = False,
+    source: str = "test",
+) -> Iterator[Served]:
+    """Serve one of `TREES` at a mount point for as long as the context lasts."""
+    arguments = [driver, tree, os.fspath(mountpoint), str(uid), str(int(allow_other)), source]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.serving", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        select.select([process.stdout], [], [], 30)
+        if process.stdout.readline() != b"ready\n":
+            process.kill()
+            raise RuntimeError(process.stderr.read().decode())
+        yield Served(mountpoint, process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.communicate()
+        if mountinfo.at(mountpoint) is not None:
+            unmount_for_good(mountpoint)
+
+
+def _live() -> FileSystem:
+    return LiveFs(Path(os.environ["IMAGEFS_TEST_CONTROL"]))
+
+
+def _many(directories: int, files: int) -> FileSystem:
+    members = {}
+    for directory in range(directories):
+        members[f"d{directory}/"] = ""
+        for file in range(files):
+            members[f"d{directory}/file-{file:06}"] = "x" * (file % 7000)
+    return MemFs(members)
+
+
+TREES: dict[str, Callable[[], FileSystem]] = {
+    "conformance": functools.partial(MemFs, conformance.CONTENT),
+    "live": _live,
+    "many": functools.partial(_many, 600, 100),
+    "wide": functools.partial(_many, 1, 100_000),
+}
+
+
+def main(driver: str, tree: str, mountpoint: str, uid: str, allow_other: str, source: str) -> None:
+    """Serve; write `ready` to standard output when the mount is there."""
+    module = "server" if driver == "native" else "libfuse"
+    serve = importlib.import_module(f"imagefs.fuse.{module}").serve
+    fs = TREES[tree]()
+    if int(uid):
+        for name in _LATE:
+            importlib.import_module(name)
+        os.setgroups([])
+        os.setresgid(int(uid), int(uid), int(uid))
+        os.setresuid(int(uid), int(uid), int(uid))
+    options = MountOptions(source=source, allow_other=bool(int(allow_other)))
+    try:
+        serve(fs, Path(mountpoint), options, lambda: os.write(1, b"ready\n"))
+    except ImagefsError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
