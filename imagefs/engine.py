@@ -16,6 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from imagefs.answers import error_message, innermost, list_of, one_line, string, strings
 from imagefs.connection import Endpoint
 from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageError
 
@@ -78,11 +79,11 @@ class Engine:
         try:
             rootfs = found.get("RootFS") or {}
             image = EngineImage(
-                id=_string(found["Id"]),
-                names=_strings(found.get("RepoTags")),
-                diff_ids=_strings(rootfs.get("Layers")),
+                id=string(found["Id"]),
+                names=strings(found.get("RepoTags")),
+                diff_ids=strings(rootfs.get("Layers")),
                 platform="/".join(
-                    filter(None, (_string(found.get(key) or "") for key in _PLATFORM_KEYS))
+                    filter(None, (string(found.get(key) or "") for key in _PLATFORM_KEYS))
                 ),
                 size=int(found.get("Size") or 0),
             )
@@ -109,10 +110,10 @@ class Engine:
         try:
             return tuple(
                 ListedImage(
-                    _string(item["Id"]),
-                    tuple(name for name in _strings(item.get("RepoTags")) if "<none>" not in name),
+                    string(item["Id"]),
+                    tuple(name for name in strings(item.get("RepoTags")) if "<none>" not in name),
                 )
-                for item in _list(found)
+                for item in list_of(found)
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise self._nonsense("the list of images") from error
@@ -224,7 +225,7 @@ class Engine:
                 raise self._silent(what) from error
             except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
                 raise EngineUnreachable(
-                    f"no engine answers at {self.host}: {_innermost(error)}"
+                    f"no engine answers at {self.host}: {innermost(error)}"
                 ) from error
             with response:
                 if response.status_code != 200:
@@ -248,7 +249,7 @@ class Engine:
         if 300 <= status < 400:
             said = "a redirection; engines never redirect"
         elif said is None:
-            reason = _one_line(str(response.reason or "no reason given"))
+            reason = one_line(str(response.reason or "no reason given"))
             return EngineError(f"{self.host} answered {status} ({reason}) when asked for {what}")
         if status == 404:
             return ImageNotFound(f"{self.host}: {said}")
@@ -261,7 +262,7 @@ class Engine:
             yield from response.raw.stream(size, decode_content=False)
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             raise EngineError(
-                f"{self.host} stopped in the middle of {what}: {_innermost(error)}"
+                f"{self.host} stopped in the middle of {what}: {innermost(error)}"
             ) from error
 
 
@@ -278,55 +279,9 @@ def parse_platform(text: str) -> dict[str, str]:
     return dict(zip(("os", "architecture", "variant"), parts, strict=False))
 
 
-def error_message(body: bytes) -> str | None:
-    """Return the message of an engine's error object, or None if this is none."""
-    try:
-        error = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    message = error.get("message") if isinstance(error, dict) else None
-    return _one_line(message) if isinstance(message, str) and message.strip() else None
-
-
-def _one_line(text: str) -> str:
-    """Return text of an engine's as one harmless line: it ends up on a terminal."""
-    line = " ".join(text.split())[:500]
-    return "".join(char if char.isprintable() else "?" for char in line)
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the reason at the bottom of an error that requests and urllib3 have wrapped."""
-    while True:
-        inner = error.__cause__ or next(
-            (arg for arg in getattr(error, "args", ()) if isinstance(arg, BaseException)),
-            getattr(error, "reason", None),
-        )
-        if not isinstance(inner, BaseException) or inner is error:
-            break
-        error = inner
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _one_line(reason) or type(error).__name__
-
-
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
 def _raise(error: BaseException) -> Any:
     raise error
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a string belongs")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} where a list belongs")
-    return value
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    return tuple(_string(item) for item in _list(value if value is not None else []))

@@ -9,7 +9,7 @@ chunk; belongs to one thread.
 from collections.abc import Iterator
 
 from imagefs import tarfmt
-from imagefs.engine import error_message
+from imagefs.answers import error_message
 from imagefs.errors import CorruptArchive, EngineError
 from imagefs.pax import EXTENSIONS
 from imagefs.tarfmt import BLOCK

@@ -55,8 +55,9 @@ def ensure_image(name: str, source: Source) -> Image:
     image = _cached(found.id, source)
     if image is None:
         image = _fetch_once(found, source)
-    for alias in (name, *found.names):
-        store.remember(_name_key(alias, source), image.id)
+    # What was typed is a name of its own where an engine completes it, as Podman does.
+    for alias in {name, *found.names} if reference.id_prefix(name) is None else found.names:
+        store.remember(_name_key(alias, source), image.id, reference.familiar(alias))
     return replace(image, names=found.names)
 
 

@@ -1,8 +1,9 @@
-"""SHA-256 beside the work that makes the bytes: a digest costs the writing thread no time.
+"""Files that are written and hashed beside the work that makes their bytes.
 
-Owns one kind of object, a new file that is written and hashed in one pass. hashlib and write(2)
-both release the interpreter lock, so the two really run side by side. A HashedFile belongs to one
-thread at a time.
+Owns one kind of object, a new file whose SHA-256 is known when it is complete. hashlib and
+writev(2) both release the interpreter lock, so that what comes in over a socket or out of a
+decompressor costs its thread no more than the handing over. A HashedFile belongs to one thread,
+and has one of its own once there is enough to do.
 """
 
 import os
@@ -15,10 +16,12 @@ from typing import Self
 
 from imagefs.image import Blob
 
+_BATCH = 1 << 20
+"""Bytes that are handed over at a time; a file that has fewer is written in place."""
 _AHEAD = 16
-"""Chunks that may wait for the hash: with chunks of 1 MiB, at most 16 MiB of memory."""
-_WORTH_A_THREAD = 1 << 20
-"""Bytes that are hashed in place before a thread is started: most files are smaller."""
+"""Batches that may wait for the other thread: this much memory, in units of _BATCH."""
+
+_Batch = list[bytes | memoryview]
 
 
 class HashedFile:
@@ -30,8 +33,11 @@ class HashedFile:
         self.digest = ""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._sha256 = sha256()
+        self._batch: _Batch = []
+        self._batched = 0
         self._thread: Thread | None = None
-        self._waiting: Queue[bytes | memoryview | None] = Queue(_AHEAD)
+        self._queue: Queue[_Batch] = Queue(_AHEAD)
+        self._failure: OSError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -48,36 +54,51 @@ class HashedFile:
             self._fd = -1
 
     def write(self, chunk: bytes | memoryview) -> int:
-        """Append a chunk to the file and to the digest; return its length."""
-        if self._thread is not None:
-            self._waiting.put(chunk)
-        else:
-            self._sha256.update(chunk)
-            if self.size > _WORTH_A_THREAD:
-                self._thread = Thread(target=self._hash, name="imagefs-hash", daemon=True)
-                self._thread.start()
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        """Append a chunk; return its length. An OSError may be that of an earlier chunk."""
+        self._batch.append(chunk)
+        self._batched += len(chunk)
         self.size += len(chunk)
+        if self._batched >= _BATCH:
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="imagefs-write", daemon=True)
+                self._thread.start()
+            if self._failure is not None:
+                raise self._failure
+            self._queue.put(self._batch)
+            self._batch, self._batched = [], 0
         return len(chunk)
 
     def finish(self, *, sync: bool = True) -> Blob:
         """Close the file, on the disk if `sync`; `digest` is `sha256:<hex>` from now on."""
+        self._join()
+        if self._failure is not None:
+            raise self._failure
+        self._put(self._batch)
         if sync:
             os.fsync(self._fd)
-        self._join()
         os.close(self._fd)
         self._fd = -1
         self.digest = f"sha256:{self._sha256.hexdigest()}"
         return Blob(self.path, 0, self.size)
 
-    def _hash(self) -> None:
-        while (chunk := self._waiting.get()) is not None:
-            self._sha256.update(chunk)
+    def _run(self) -> None:
+        while batch := self._queue.get():
+            # After a failure the queue is still emptied, so that nobody waits to put into it.
+            if self._failure is None:
+                try:
+                    self._put(batch)
+                except OSError as error:
+                    self._failure = error
+
+    def _put(self, batch: _Batch) -> None:
+        content = b"".join(batch)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        self._sha256.update(content)
 
     def _join(self) -> None:
         if self._thread is not None:
-            self._waiting.put(None)
+            self._queue.put([])
             self._thread.join()
             self._thread = None

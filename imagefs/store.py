@@ -17,6 +17,7 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from imagefs.files import (
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
 
+_DIGITS = re.compile("[0-9a-f]{64}")
 _TAG = "CACHEDIR.TAG"
 _TAG_CONTENT = b"""\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -75,7 +77,7 @@ class Store:
             self._sweep()
 
     def close(self) -> None:
-        """Give up the claim on what was handed out."""
+        """Give up the claim on what was handed out, unless a fork still holds it."""
         with self._mutex:
             if self._use_fd is not None:
                 os.close(self._use_fd)
@@ -108,19 +110,18 @@ class Store:
             directory.mkdir(parents=True, exist_ok=True)
 
     def _sweep(self) -> None:
-        """Remove the workspaces whose makers are dead: their locks are free."""
-        leftovers = list(self.work_dir.iterdir())
-        if not leftovers:
+        """Remove the workspaces and claims whose makers are dead: their locks are free."""
+        found = [*self.work_dir.iterdir(), *self.uses_dir.iterdir()]
+        dead = [path for path in found if _is_free(path)]
+        if not dead:
             return
         with self.guard():
-            for directory in leftovers:
-                with suppress(FileNotFoundError):
-                    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        if try_lock(fd):
-                            shutil.rmtree(directory, ignore_errors=True)
-                    finally:
-                        os.close(fd)
+            # Seen under the guard, what is free was not just being made.
+            for path in filter(_is_free, dead):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def guard(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """Hold the lock that makes claims (shared) and removals (exclusive) exclude each other."""
@@ -164,6 +165,15 @@ class Store:
             self._claim([diff_id])
         return Blob(path, 0, size)
 
+    def layer_ids(self) -> list[str]:
+        """Return the diff ids of all layers."""
+        names = [path.stem for path in self.layers_dir.iterdir() if path.suffix == ".tar"]
+        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the directory where the image of an id is, or would be."""
+        return self.images_dir / _hex(image_id)
+
     def image(self, image_id: str) -> Image | None:
         """Return an image, or None if it, or one of its layers, is not in the store."""
         with host_errors(self.root), self.guard(shared=True):
@@ -175,7 +185,7 @@ class Store:
     def peek(self, image_id: str) -> Image | None:
         """Return an image as `image` does, but lay no claim to it."""
         try:
-            directory = self.images_dir / _hex(image_id)
+            directory = self.image_path(image_id)
             config = (directory / "config.json").read_bytes()
             manifest = (directory / "manifest.json").read_bytes()
             names = json.loads((directory / "names.json").read_bytes())
@@ -209,7 +219,7 @@ class Store:
             self._used.update(new)
         for name in new:
             _mark_used(self.layer_path(name))
-            _mark_used(self.images_dir / _hex(name))
+            _mark_used(self.image_path(name))
 
     # What comes in
 
@@ -242,7 +252,7 @@ class Store:
         self, image_id: str, names: tuple[str, ...], config: bytes, manifest: bytes
     ) -> Image:
         """Make an image visible whose layers the store has."""
-        final = self.images_dir / _hex(image_id)
+        final = self.image_path(image_id)
         with self.workspace() as work, host_errors(self.root):
             made = work / "image"
             made.mkdir()
@@ -260,11 +270,11 @@ class Store:
             raise HostError(f"{self.root}: image {image_id} was removed while it was stored")
         return image
 
-    def remember(self, key: str, image_id: str) -> None:
-        """Note that `key`, a name or id in an engine's mouth, means an image."""
+    def remember(self, key: str, image_id: str, name: str | None = None) -> None:
+        """Note that `key` means an image; `name` is what a person calls it by that key."""
         if self.recall(key) == image_id:
             return
-        content = json.dumps({"key": key, "image": image_id}).encode()
+        content = json.dumps({"key": key, "image": image_id, "name": name}).encode()
         with self.workspace() as work, host_errors(self.root):
             write_atomic(self._ref_path(key), content, work / "ref")
 
@@ -273,12 +283,31 @@ class Store:
         record = read_ref(self._ref_path(key))
         return record["image"] if record else None
 
+    def names_of(self, image_id: str) -> tuple[str, ...]:
+        """Return the names by which an image is remembered, sorted."""
+        records = map(read_ref, self.refs_dir.iterdir())
+        found = {record["name"] for record in records if record and record["image"] == image_id}
+        return tuple(sorted(filter(None, found)))
+
     def _ref_path(self, key: str) -> Path:
         return self.refs_dir / f"{sha256(key.encode()).hexdigest()[:32]}.json"
 
     def ids(self, prefix: str = "") -> list[str]:
         """Return the ids of the images whose hex digits begin with `prefix`."""
-        return [f"sha256:{name}" for name in os.listdir(self.images_dir) if name.startswith(prefix)]
+        names = [name for name in os.listdir(self.images_dir) if name.startswith(prefix)]
+        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+
+
+def _is_free(path: Path) -> bool:
+    """Tell whether a file or directory is locked by nobody; one that is gone is not free."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return try_lock(fd, shared=True)
+    finally:
+        os.close(fd)
 
 
 def _mark_used(path: Path) -> None:
@@ -294,7 +323,7 @@ def read_ref(path: Path) -> dict[str, Any] | None:
     """Return a record of `refs/`, or None if it cannot be read."""
     with suppress(OSError, ValueError):
         record = json.loads(path.read_bytes())
-        if isinstance(record, dict) and {"key", "image"} <= record.keys():
+        if isinstance(record, dict) and {"key", "image", "name"} <= record.keys():
             return record
     return None
 
@@ -302,6 +331,6 @@ def read_ref(path: Path) -> dict[str, Any] | None:
 def _hex(digest: str) -> str:
     """Return the hex digits of a sha256 digest: the only thing that may become a file name."""
     algorithm, _, digits = digest.partition(":")
-    if algorithm != "sha256" or len(digits) != 64 or digits.strip("0123456789abcdef"):
+    if algorithm != "sha256" or not _DIGITS.fullmatch(digits):
         raise CorruptArchive(f"{digest[:80]!r} is not a sha256 digest")
     return digits
