@@ -61,10 +61,14 @@ def ensure_image(name: str, source: Source) -> Image:
     return replace(image, names=found.names)
 
 
-def _cached(engine_id: str, source: Source) -> Image | None:
+def cached(engine_id: str, store: Store, platform: str | None = None) -> Image | None:
     """Return the image of an engine's id, which need not be the digest of its configuration."""
-    known = source.store.recall(_id_key(engine_id, source.platform))
-    return source.store.image(known or engine_id)
+    known = store.recall(_id_key(engine_id, platform))
+    return store.image(known or engine_id)
+
+
+def _cached(engine_id: str, source: Source) -> Image | None:
+    return cached(engine_id, source.store, source.platform)
 
 
 def _remembered(name: str, source: Source) -> Image | None:

@@ -43,7 +43,7 @@ def serve(
     check_device()
     if os.geteuid() != 0:
         check_helper(options)
-    fuse = _fusepy()
+    fuse = load()
     place = os.fsencode(mountinfo.absolute(mountpoint)).decode(_ENCODING)
     all_stable = fs.is_stable(ROOT_ID)
     timeout = _FOREVER if all_stable else _BRIEFLY
@@ -78,7 +78,8 @@ def serve(
         raise operations.failure
 
 
-def _fusepy() -> Any:
+def load() -> Any:
+    """Return fusepy's module; HostError, with the remedy, if libfuse is missing."""
     try:
         import fuse  # noqa: PLC0415  (loads libfuse, which only this driver needs)
     except OSError as error:

@@ -1,0 +1,214 @@
+"""What the commands do, in terms of the library.
+
+Owns the order of steps and what is printed; `cli.py` says how the commands are called.
+"""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imagefs import source
+from imagefs.errors import EngineError, MountError
+from imagefs.image import Image
+from imagefs.mounts import Registry, check_mountpoint
+from imagefs.progress import reporter
+from imagefs.serving import Serving, check_host, default_driver
+from imagefs.source import SourceRequest
+from imagefs.store import Store, default_root
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A source, and whether to be quiet about it."""
+
+    request: SourceRequest
+    quiet: bool
+
+
+def source_of(text: str, options: Mapping[str, Any]) -> Asked:
+    """Return the source that a command's arguments mean."""
+    request = SourceRequest(
+        text=text,
+        host=options["host"],
+        platform=options["platform"],
+        image=options["image"],
+        keep_going=options["keep_going"],
+        verify=options["verify"],
+    )
+    return Asked(request, options["quiet"])
+
+
+def serving_of(source_text: str, mountpoint: Path, options: Mapping[str, Any]) -> Serving:
+    """Return how a command's options say to serve."""
+    return Serving(
+        source=source_text,
+        mountpoint=mountpoint,
+        driver=options["driver"] or default_driver(),
+        registry=registry(),
+        allow_other=options["allow_other"],
+        foreground=options["foreground"],
+        log_level=getattr(logging, options["log_level"].upper()),
+    )
+
+
+def registry() -> Registry:
+    """Return the records of this user's daemons."""
+    return Registry(default_root() / "mounts")
+
+
+def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool = False) -> None:
+    """Mount one image, or all of an archive."""
+    from imagefs import serving as server  # noqa: PLC0415
+    from imagefs.vfs import ImageFs, image_fs  # noqa: PLC0415
+
+    _prepare(serving)
+    store = Store()
+    with reporter(quiet=asked.quiet) as progress:
+        if all_images:
+            fs = ImageFs()
+            for name, image in _named(source.open_images(asked.request, store, progress)):
+                directory = fs.made.directory(1)
+                fs.made.link(1, name, directory.node)
+                fs.add_image(image, store.index_dir, directory.node)
+        else:
+            image = source.open_image(asked.request, store, progress)
+            progress.phase("indexing")
+            fs = image_fs(image, store.index_dir, view)
+    server.serve(lambda: fs, serving)
+
+
+def _prepare(serving: Serving) -> None:
+    """Find out before the work whether what follows it can succeed."""
+    check_mountpoint(serving.mountpoint)
+    check_host(serving)
+    if serving.foreground:
+        from imagefs.daemon import log_to_terminal  # noqa: PLC0415
+
+        log_to_terminal(serving.log_level)
+
+
+def _named(images: Sequence[Image]) -> list[tuple[bytes, Image]]:
+    """Return a directory name for each image: its first tag, or its id; no slashes, no doubles."""
+    named: dict[bytes, Image] = {}
+    for image in images:
+        short = image.id.partition(":")[2][:12]
+        name = image.names[0].replace("/", "_") if image.names else short
+        named[f"{name}-{short}".encode() if name.encode() in named else name.encode()] = image
+    return list(named.items())
+
+
+def serve_engine(
+    host: str | None, platform: str | None, mountpoint: Path, options: Mapping[str, Any]
+) -> None:
+    """Mount all images of an engine."""
+    from imagefs import connection  # noqa: PLC0415
+    from imagefs import serving as server  # noqa: PLC0415
+    from imagefs.catalog import Catalog  # noqa: PLC0415
+    from imagefs.engine import Engine  # noqa: PLC0415
+
+    engine = Engine(connection.find(host))
+    serving = serving_of(engine.host, mountpoint, options)
+    _prepare(serving)
+    engine.version()
+    store = Store()
+
+    def load(image_id: str) -> Image:
+        return _fetched_apart(image_id, store, host, platform)
+
+    def make() -> Catalog:
+        names = lambda: ((one.id, one.names) for one in engine.images())  # noqa: E731
+        return Catalog(names, load, store.index_dir)
+
+    server.serve(make, serving)
+
+
+def _fetched_apart(image_id: str, store: Store, host: str | None, platform: str | None) -> Image:
+    """Fetch an image in a process of its own, which gives back the memory that indexing takes."""
+    from imagefs import fetch as fetching  # noqa: PLC0415
+
+    words = [sys.executable, "-P", "-m", "imagefs", "fetch", "--quiet"]
+    if host:
+        words += ["--host", host]
+    if platform:
+        words += ["--platform", platform]
+    done = subprocess.run(
+        [*words, image_id], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    image = fetching.cached(image_id, store, platform) if done.returncode == 0 else None
+    if image is None:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise EngineError(lines[-1].removeprefix("imagefs: ") if lines else "the fetch failed")
+    return image
+
+
+def fetch(asked: Asked) -> None:
+    """Fetch an image into the store, and index it."""
+    from imagefs import index  # noqa: PLC0415
+
+    store = Store()
+    with reporter(quiet=asked.quiet) as progress:
+        image = source.open_image(asked.request, store, progress)
+        index.ensure(image.layers, store.index_dir)
+
+
+def unmount(mountpoints: Sequence[Path], *, lazy: bool) -> None:
+    """Unmount these, or all of ours; go on after a failure, and fail in the end."""
+    from imagefs import mounts  # noqa: PLC0415
+
+    places = mountpoints or [Path(one.mountpoint) for one in registry().mounts()][::-1]
+    failures = []
+    for place in places:
+        try:
+            mounts.unmount(place, lazy=lazy)
+        except MountError as error:
+            failures.append(str(error))
+    if failures:
+        raise MountError("; ".join(failures))
+
+
+def list_mounts(*, as_json: bool) -> None:
+    """Print the mounts."""
+    from imagefs import tables  # noqa: PLC0415
+
+    found = registry().mounts()
+    if as_json:
+        tables.show_json([asdict(one) for one in found])
+        return
+    tables.show_table(
+        ("SOURCE", "MOUNTPOINT", "PID", "SINCE", "STATE"),
+        [
+            (one.source, one.mountpoint, one.pid or "-", one.since or "-", _state(one.alive))
+            for one in found
+        ],
+    )
+
+
+def _state(alive: bool) -> str:
+    return "mounted" if alive else "dead: unmount it"
+
+
+def list_layers(asked: Asked, *, as_json: bool) -> None:
+    """Print an image's layers."""
+    from imagefs import index, summary, tables  # noqa: PLC0415
+    from imagefs.progress import size_text  # noqa: PLC0415
+
+    store = Store()
+    with reporter(quiet=asked.quiet) as progress:
+        image = source.open_image(asked.request, store, progress)
+        index.ensure(image.layers, store.index_dir)
+    indexes = [index.open_index(layer, store.index_dir) for layer in image.layers]
+    found = summary.summaries(image, indexes)
+    if as_json:
+        tables.show_json([one._asdict() for one in found])
+        return
+    tables.show_table(
+        ("DIRECTORY", "SIZE", "FILES", "WHITEOUTS", "CREATED BY"),
+        [
+            (one.directory, size_text(one.size), one.files, one.whiteouts, one.created_by)
+            for one in found
+        ],
+    )

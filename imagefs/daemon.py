@@ -1,0 +1,134 @@
+"""Leaving a daemon behind: fork, detach, tell the parent, log.
+
+Owns what a process must do to serve a mount with nobody watching. Knows nothing of mounts. To be
+called from the main thread, before any other thread has been started: a fork takes only its
+caller along.
+"""
+
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from imagefs.errors import HostError, ImagefsError
+
+_READY = b"+"
+_SYSLOG = Path("/dev/log")
+_MAX_LOG = 1 << 20
+
+Work = Callable[[Callable[[], None]], None]
+"""Runs until its end; calls what it is given once it is ready to be used."""
+
+_log = logging.getLogger(__name__)
+
+
+def detach(work: Work, level: int) -> int:
+    """Run `work` in a daemon; return its pid once it is ready.
+
+    What goes wrong before it is ready is raised here as HostError.
+    """
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        _be_daemon(work, tell, level)
+    os.close(tell)
+    with open(told, "rb") as answers:
+        answer = answers.read(1)
+        if answer == _READY:
+            return pid
+        answer += answers.read()
+    os.waitpid(pid, 0)
+    reason = answer.decode("utf-8", "replace").strip()
+    raise HostError(reason or "the daemon ended before it was ready")
+
+
+def _be_daemon(work: Work, tell: int, level: int) -> NoReturn:
+    """Detach from terminal, directory and parent, work, and end without the parent's clean-up."""
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        os.umask(0o077)
+        _forget_terminal()
+        log_to_system(level)
+
+        def ready() -> None:
+            os.write(tell, _READY)
+            os.close(tell)
+            notify("READY=1")
+
+        work(ready)
+        status = 0
+    except ImagefsError as error:
+        _log.error("%s", error)
+        _say(tell, str(error))
+    except BaseException as error:
+        _log.exception("the daemon failed")
+        _say(tell, f"the daemon failed: {error!r}")
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _say(tell: int, words: str) -> None:
+    try:
+        os.write(tell, words.encode("utf-8", "replace"))
+    except OSError:
+        _log.debug("nobody waits for the daemon any more")
+
+
+def _forget_terminal() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def log_to_terminal(level: int) -> None:
+    """Send what is logged to standard error, a line each."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="imagefs: %(message)s", force=True)
+
+
+def log_to_system(level: int) -> None:
+    """Send what is logged to the journal or syslog; to `log_file()` where there is neither."""
+    from logging.handlers import RotatingFileHandler, SysLogHandler  # noqa: PLC0415
+
+    handler: logging.Handler
+    try:
+        if not stat.S_ISSOCK(_SYSLOG.stat().st_mode):
+            raise FileNotFoundError
+        handler = SysLogHandler(address=str(_SYSLOG), facility=SysLogHandler.LOG_DAEMON)
+        handler.ident = f"imagefs[{os.getpid()}]: "
+        form = "%(message)s"
+    except OSError:
+        path = log_file()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1, delay=True)
+        form = "%(asctime)s imagefs[%(process)d] %(levelname)s %(message)s"
+    logging.basicConfig(level=level, handlers=[handler], format=form, force=True)
+
+
+def log_file() -> Path:
+    """Return where daemons log without a journal: under XDG_STATE_HOME, or ~/.local/state."""
+    from platformdirs import user_state_path  # noqa: PLC0415
+
+    return user_state_path("imagefs") / "imagefs.log"
+
+
+def notify(state: str) -> None:
+    """Tell systemd a daemon's state, if it asked for it; see sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+            to.sendto(state.encode(), address)
+    except OSError as error:
+        _log.warning("systemd at %s cannot be told: %s", address, error.strerror)
