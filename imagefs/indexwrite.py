@@ -102,8 +102,10 @@ class Table:
                     node.mtimensec, node.mtime, size, node.offset - start, 0,
                 )
                 # fmt: on
-                self._content_bytes += size
-                if id(node) in linked:
+                if id(node) not in linked:
+                    self._content_bytes += size
+                else:
+                    self._content_bytes += 0 if linked[id(node)] else size
                     linked[id(node)].append(row)
             else:
                 out += self._leaf_row(node, name, name_at, row, parent)
