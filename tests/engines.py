@@ -16,22 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-DOCKER = "/usr/bin/docker"
-DOCKERD = "/usr/sbin/dockerd"
-PODMAN = "/usr/bin/podman"
-BUSYBOX = ("/bin/busybox", "/usr/bin/busybox", "/bin/busybox-static")
+from tests.needs import BUSYBOX, DOCKER, DOCKERD, PODMAN, SETPRIV, need_docker, need_podman
+
 STARTS_WITHIN = 60.0
-
-
-def unavailable(what: str, reason: str) -> NoReturn:
-    """Skip for `reason`, or fail where IMAGEFS_TEST_REQUIRE names `what`."""
-    if what in os.environ.get("IMAGEFS_TEST_REQUIRE", "").split(","):
-        pytest.fail(f"{what} is required: {reason}")
-    pytest.skip(reason)
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def running(command: Sequence[str], host: str, socket: Path, root: Path) -> Iter
     log = root / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["/usr/bin/setpriv", "--pdeathsig", "TERM", *command],
+            [SETPRIV, "--pdeathsig", "TERM", *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -156,26 +146,6 @@ def dockerd_command(root: Path, *hosts: str) -> list[str]:
     return command + [f"--host={host}" for host in hosts]
 
 
-def need_docker() -> None:
-    """Skip the test, or fail it where Docker is required, if no dockerd can run here."""
-    if os.geteuid() != 0:
-        unavailable("docker", "dockerd needs root")
-    for path in (DOCKERD, DOCKER, "/usr/bin/setpriv"):
-        if not os.path.exists(path):
-            unavailable("docker", f"{path} is missing (apt install docker.io)")
-    if not any(os.path.exists(path) for path in BUSYBOX):
-        unavailable("docker", "busybox is missing (apt install busybox-static)")
-
-
-def need_podman() -> None:
-    """Skip the test, or fail it where Podman is required, if no podman can run here."""
-    if os.geteuid() != 0:
-        unavailable("podman", "the podman service of the tests needs root")
-    for path in (PODMAN, DOCKER, "/usr/bin/setpriv"):
-        if not os.path.exists(path):
-            unavailable("podman", f"{path} is missing (apt install podman docker.io)")
-
-
 @contextmanager
 def docker_daemon(*hosts: str, options: Sequence[str] = ()) -> Iterator[RunningEngine]:
     """Run a dockerd on a socket of its own, and on further hosts."""
@@ -203,6 +173,19 @@ def podman_engine() -> Iterator[RunningEngine]:
     command += ["--time=0", f"unix://{socket}"]
     with running(command, f"unix://{socket}", socket, root) as engine:
         yield engine
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    if os.geteuid() != 0:
+        unavailable("tmpfs", "mounting a small tmpfs needs root")
+    command = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(tmp_path)]
+    subprocess.run(command, check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(tmp_path)], check=True)
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
