@@ -28,6 +28,7 @@ from threading import Lock
 from typing import Any
 
 from imagefs import imageconfig
+from imagefs.answers import strings
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import (
     fsync_directory,
@@ -188,7 +189,7 @@ class Store:
             directory = self.image_path(image_id)
             config = (directory / "config.json").read_bytes()
             manifest = (directory / "manifest.json").read_bytes()
-            names = json.loads((directory / "names.json").read_bytes())
+            names = strings(json.loads((directory / "names.json").read_bytes()))
             if sha256(config).hexdigest() != _hex(image_id):
                 return None
             facts = imageconfig.parse(config)
@@ -196,9 +197,9 @@ class Store:
                 Layer(diff_id, self._blob(diff_id), True, created_by)
                 for diff_id, created_by in zip(facts.diff_ids, facts.created_by, strict=True)
             )
-        except (FileNotFoundError, CorruptArchive, ValueError):
+        except (FileNotFoundError, CorruptArchive, TypeError, ValueError):
             return None
-        return Image(image_id, tuple(names), config, manifest, layers)
+        return Image(image_id, names, config, manifest, layers)
 
     def _blob(self, diff_id: str) -> Blob:
         path = self.layer_path(diff_id)

@@ -19,7 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import BUSYBOX, DOCKER, DOCKERD, PODMAN, SETPRIV, need_docker, need_podman
+from tests.needs import (
+    BUSYBOX,
+    DOCKER,
+    DOCKERD,
+    PODMAN,
+    SETPRIV,
+    need_docker,
+    need_podman,
+    unavailable,
+)
 
 STARTS_WITHIN = 60.0
 
