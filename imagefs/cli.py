@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from imagefs import __version__
+from imagefs import __version__, mounthelper
 from imagefs.errors import ImagefsError, UsageError
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -28,8 +28,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; an error is one line on standard error."""
+    words = list(sys.argv[1:] if args is None else args)
     try:
-        status = cli.main(args, prog_name="imagefs", standalone_mode=False)
+        if words[:1] == ["--mount-helper"] or mounthelper.is_call(words):
+            words = mounthelper.words([word for word in words if word != "--mount-helper"])
+        status = cli.main(words, prog_name="imagefs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
@@ -206,3 +209,40 @@ def fetch(images: tuple[str, ...], **options: Any) -> None:
 
     for image in images:
         commands.fetch(commands.source_of(image, options))
+
+
+@cli.group()
+def cache() -> None:
+    """Look after the cache."""
+
+
+@cache.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cache_list(as_json: bool) -> None:
+    """List what is in the cache, what was used last coming first."""
+    from imagefs import cachecommands  # noqa: PLC0415
+
+    cachecommands.list_contents(as_json=as_json)
+
+
+@cache.command("verify")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def cache_verify(quiet: bool) -> None:
+    """Check every digest; what is damaged is removed, and fetched anew when next wanted."""
+    from imagefs import cachecommands  # noqa: PLC0415
+
+    cachecommands.verify(quiet=quiet)
+
+
+@cache.command("prune")
+@click.option(
+    "--keep-bytes", metavar="SIZE", help="Stop when at most this is left, as 500M or 20G."
+)
+@click.option(
+    "--unused-for", metavar="TIME", help="Only what was not used for so long, as 12h or 30d."
+)
+def cache_prune(keep_bytes: str | None, unused_for: str | None) -> None:
+    """Remove what no live mount uses, what was used longest ago going first."""
+    from imagefs import cachecommands  # noqa: PLC0415
+
+    cachecommands.prune(keep_bytes, unused_for)
