@@ -1,7 +1,7 @@
 """Real mounts of in-memory trees: each is served by a process of its own.
 
 A process cannot look into a mount that it serves itself: it would wait for its own answer.
-Run as `python -m tests.serving DRIVER TREE MOUNTPOINT [UID]`.
+Run as `python -m tests.serving DRIVER TREE MOUNTPOINT UID ALLOW_OTHER SOURCE`.
 """
 
 import contextlib
@@ -10,10 +10,13 @@ import importlib
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from imagefs import mountinfo
 from imagefs.errors import ImagefsError
@@ -21,6 +24,8 @@ from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions, unmount_for_good
 from tests import conformance
 from tests.memfs import LiveFs, MemFs
+from tests.needs import need_fuse, unavailable
+from tests.tars import File
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = ("native", "libfuse")
@@ -29,6 +34,35 @@ NOBODY = 65534
 # What a driver imports only once it runs, and could not after setuid if the interpreter lies in
 # a home directory.
 _LATE = ("ctypes", "ctypes.util", "fuse", "subprocess", "socket", "concurrent.futures")
+
+
+def need_root_and_fuse(driver: str = "native") -> None:
+    """Go on only where root can mount with a driver."""
+    if os.geteuid() != 0:
+        unavailable("fuse", "these tests mount as root, and become other users")
+    need_fuse(driver)
+
+
+@contextlib.contextmanager
+def device_for_all(mode: int = 0o666) -> Iterator[None]:
+    """Open /dev/fuse to ordinary users, as udev does and machines without it do not.
+
+    Tests that do so belong to one xdist group, since they give the device back as it was.
+    """
+    need_fuse(user=True)
+    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", mode)
+    try:
+        yield
+    finally:
+        os.chmod("/dev/fuse", before)
+
+
+ORDINARY_USER = pytest.mark.xdist_group("ordinary-user")
+
+
+class ServingFailedError(Exception):
+    """What a serving process said before it ended without a mount."""
 
 
 class Served:
@@ -54,7 +88,10 @@ def served(
     allow_other: bool = False,
     source: str = "test",
 ) -> Iterator[Served]:
-    """Serve one of `TREES` at a mount point for as long as the context lasts."""
+    """Serve one of `TREES` at a mount point for as long as the context lasts.
+
+    Raises ServingFailedError, with the last line of standard error, if that does not come about.
+    """
     arguments = [driver, tree, os.fspath(mountpoint), str(uid), str(int(allow_other)), source]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.serving", *arguments],
@@ -69,7 +106,7 @@ def served(
         select.select([process.stdout], [], [], 30)
         if process.stdout.readline() != b"ready\n":
             process.kill()
-            raise RuntimeError(process.stderr.read().decode())
+            raise ServingFailedError(os.fsdecode(process.stderr.read()).strip())
         yield Served(mountpoint, process)
     finally:
         if process.poll() is None:
@@ -100,6 +137,7 @@ TREES: dict[str, Callable[[], FileSystem]] = {
     "conformance": functools.partial(MemFs, conformance.CONTENT),
     "live": _live,
     "many": functools.partial(_many, 600, 100),
+    "large": lambda: MemFs({"large": File(bytes(range(256)) * (1 << 20))}),
     "wide": functools.partial(_many, 1, 100_000),
 }
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
 from imagefs.filesystem import ROOT_ID, Attr, FileSystem
-from imagefs.fuse.mount import MountOptions, check_device, check_helper, escaped
+from imagefs.fuse.mount import MountOptions, check, escaped
 from imagefs.fuse.replies import denial, errno_of
 
 _ENCODING = "latin-1"
@@ -40,9 +40,7 @@ def serve(
     `ready` is called once the kernel and libfuse have agreed; what it does must not look into
     the mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
     """
-    check_device()
-    if os.geteuid() != 0:
-        check_helper(options)
+    check(mountpoint, options)
     fuse = load()
     place = os.fsencode(mountinfo.absolute(mountpoint)).decode(_ENCODING)
     all_stable = fs.is_stable(ROOT_ID)
@@ -72,7 +70,7 @@ def serve(
                 )
         except RuntimeError as error:
             if operations.failure is None:
-                reason = complaints.last() or f"libfuse gave up with status {error}"
+                reason = complaints.first() or f"libfuse gave up with status {error}"
                 raise MountError(f"{mountpoint}: cannot mount: {reason}") from error
     if operations.failure is not None:
         raise operations.failure
@@ -119,11 +117,11 @@ class _Complaints:
             os.close(self._stderr)
             self._stderr = None
 
-    def last(self) -> str:
-        """Return the last line, without the name of the program that wrote it."""
+    def first(self) -> str:
+        """Return the first line, without the name of the program that wrote it."""
         self._written.seek(0)
-        lines = os.fsdecode(self._written.read()).strip().splitlines() or [""]
-        return lines[-1].partition(": ")[2] or lines[-1]
+        line = os.fsdecode(self._written.readline()).strip()
+        return line.partition(": ")[2] or line
 
 
 @contextlib.contextmanager

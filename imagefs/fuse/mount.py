@@ -46,7 +46,7 @@ class MountBusyError(MountError):
 
 def mount(mountpoint: Path, options: MountOptions) -> int:
     """Mount on a directory and return the open device to serve it from."""
-    check_device()
+    check(mountpoint, options)
     if os.geteuid() == 0:
         return _mount_as_root(mountpoint, options)
     return _mount_by_helper(mountpoint, options)
@@ -67,8 +67,23 @@ def unmount(mountpoint: Path, lazy: bool = False) -> None:
         raise MountError(f"{place}: cannot unmount: {os.strerror(failure)}")
 
 
+def check(mountpoint: Path, options: MountOptions) -> None:
+    """Raise HostError or MountError, with the remedy, for what would keep us from mounting."""
+    check_device()
+    if os.geteuid() != 0:
+        check_helper(options)
+    try:
+        mode = mountpoint.stat().st_mode
+    except FileNotFoundError:
+        raise MountError(f"{mountpoint}: cannot mount: there is no such directory") from None
+    except OSError as error:
+        raise MountError(f"{mountpoint}: cannot mount: {error.strerror}") from error
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"{mountpoint}: cannot mount: not a directory")
+
+
 def check_device() -> None:
-    """Raise HostError, with the remedy, if this machine has no usable /dev/fuse."""
+    """Raise HostError, with the remedy, if this machine has no /dev/fuse."""
     try:
         mode = DEVICE.stat().st_mode
     except FileNotFoundError:
@@ -92,6 +107,9 @@ def helper() -> str:
 def check_helper(options: MountOptions) -> None:
     """Raise HostError, with the remedy, if an ordinary user cannot mount with these options."""
     helper()
+    # fusermount3 is privileged, but opens the device as the user.
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise HostError(f"{DEVICE} is closed to ordinary users: as root, `chmod 666 {DEVICE}`")
     if options.allow_other and not _others_allowed():
         raise HostError("--allow-other needs a line `user_allow_other` in /etc/fuse.conf")
 
@@ -131,8 +149,6 @@ def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
 
 def _mount_failure(mountpoint: Path, failure: int) -> str:
     reasons = {
-        errno.ENOENT: "there is no such directory",
-        errno.ENOTDIR: "not a directory",
         errno.ENODEV: "the kernel knows no FUSE: `modprobe fuse`",
         errno.EPERM: "mounting is not permitted here; a container needs `--cap-add SYS_ADMIN`",
     }
@@ -153,7 +169,6 @@ def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
     words = ["ro", "nosuid", "nodev", f"fsname={escaped(options.source)}", "subtype=imagefs"]
     if options.allow_other:
         words += ["allow_other", "default_permissions"]
-    check_helper(options)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         command = [helper(), "-o", ",".join(words), "--", os.fspath(mountpoint)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from imagefs import mountinfo
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
+from imagefs.fuse import abi
 from imagefs.fuse.mount import MountOptions, mount, unmount_for_good
 from imagefs.fuse.replies import Reply
 from imagefs.fuse.session import Session
@@ -25,7 +26,7 @@ from imagefs.fuse.undertaker import Undertaker
 __all__ = ["MountOptions", "serve"]
 
 # No request is longer: nothing is written, and the kernel cuts lists of nodes to forget to fit.
-_BUFFER = 64 * 1024
+_BUFFER = abi.FUSE_MIN_READ_BUFFER
 # ENOENT: the request was taken back before it was read, or its asker has gone before the reply.
 _GO_ON = {errno.ENOENT, errno.EINTR, errno.EAGAIN}
 
