@@ -25,8 +25,16 @@ EXTENSIONS = frozenset(
 )
 """The typeflags of members that only describe the next one."""
 
-# A global record that renamed or resized every member after it would be an attack, not a default.
-_NOT_GLOBAL = frozenset({b"path", b"linkpath", b"size"})
+MAX_EXTENDED = 1 << 20
+"""Most bytes of extended headers that one member may have (as in Go's archive/tar, each)."""
+
+# What a global record may say of all members after it. To rename or resize them would be an
+# attack, no default, and attributes without bound would be kept with every one of them.
+_GLOBAL = frozenset({b"mtime", b"uid", b"gid"})
+
+# What Linux can hold of an extended attribute (<linux/limits.h>).
+_XATTR_NAME_MAX = 255
+_XATTR_SIZE_MAX = 1 << 16
 
 
 class Overrides:
@@ -35,7 +43,16 @@ class Overrides:
     `empty` tells that the header speaks for itself, `pending` that a member must follow.
     """
 
-    __slots__ = ("_globals", "_linkname", "_name", "_pairs", "_position", "_records", "empty")
+    __slots__ = (
+        "_globals",
+        "_linkname",
+        "_name",
+        "_pairs",
+        "_position",
+        "_records",
+        "_size",
+        "empty",
+    )
 
     def __init__(self) -> None:
         self._globals: dict[bytes, bytes] = {}
@@ -47,7 +64,7 @@ class Overrides:
         self._pairs: list[tuple[int, int]] = []
         self._name: bytes | None = None
         self._linkname: bytes | None = None
-        self._position = 0
+        self._position = self._size = 0
         self.empty = not self._globals
 
     @property
@@ -57,6 +74,8 @@ class Overrides:
 
     def add(self, typeflag: bytes, content: bytes, position: int) -> None:
         """Take in the extended header of `typeflag` whose header block is at `position`."""
+        self._size += len(content)
+        limit(self._size, position)
         if typeflag == tarfmt.GNUTYPE_LONGNAME:
             self._name = content.partition(b"\0")[0]
         elif typeflag == tarfmt.GNUTYPE_LONGLINK:
@@ -76,10 +95,9 @@ class Overrides:
 
     def _add_global(self, records: list[tuple[bytes, bytes]]) -> None:
         for key, value in records:
-            if key in _NOT_GLOBAL or key.startswith(tarfmt.PAX_SPARSE_PREFIX):
-                continue
-            self._globals[key] = value
-            self._records.setdefault(key, value)
+            if key in _GLOBAL:
+                self._globals[key] = value
+                self._records.setdefault(key, value)
         self.empty = self.empty and not self._globals
 
     def _add_local(self, records: list[tuple[bytes, bytes]]) -> None:
@@ -124,7 +142,10 @@ class Overrides:
         return _bounded(self._records.get(b"linkpath") or self._linkname or default, "link target")
 
     def xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the member's extended attributes, of star's or of libarchive's keywords."""
+        """Return the member's extended attributes, of star's or of libarchive's keywords.
+
+        What Linux could not hold is left out, as it is when a tar is extracted.
+        """
         found: dict[bytes, bytes] = {}
         for key, value in self._records.items():
             if key.startswith(tarfmt.PAX_XATTR_LIBARCHIVE):
@@ -137,8 +158,10 @@ class Overrides:
                     ) from error
         for key, value in self._records.items():
             if key.startswith(tarfmt.PAX_XATTR_SCHILY):
-                found[key[len(tarfmt.PAX_XATTR_SCHILY) :]] = value
-        return tuple(found.items())
+                # GNU tar and libarchive write these two so, since "=" ends a keyword.
+                name = key[len(tarfmt.PAX_XATTR_SCHILY) :]
+                found[name.replace(b"%3D", b"=").replace(b"%25", b"%")] = value
+        return tuple(item for item in found.items() if _is_possible(*item))
 
     def sparse(self) -> Sparse | None:
         """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file."""
@@ -155,6 +178,19 @@ class Overrides:
             raise CorruptArchive(f"odd sparse map in the tar at byte {self._position}")
         numbers = [decimal(digits) for digits in listed]
         return Sparse(list(zip(numbers[::2], numbers[1::2], strict=True)), size)
+
+
+def limit(size: int, position: int) -> None:
+    """Raise CorruptArchive for extended headers that are longer than MAX_EXTENDED."""
+    if size > MAX_EXTENDED:
+        raise CorruptArchive(
+            f"extended tar headers of {size} bytes at byte {position}; at most {MAX_EXTENDED} are"
+            " read"
+        )
+
+
+def _is_possible(name: bytes, value: bytes) -> bool:
+    return 0 < len(name) <= _XATTR_NAME_MAX and b"\0" not in name and len(value) <= _XATTR_SIZE_MAX
 
 
 def _bounded(name: bytes, what: str) -> bytes:

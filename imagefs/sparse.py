@@ -12,7 +12,7 @@ from imagefs.tarfmt import BLOCK
 from imagefs.tarnumber import decimal, number
 
 MAX_RUNS = 1 << 20
-"""The most runs of data that one sparse file may have."""
+"""The most runs of data that the sparse files of one tar may have."""
 
 
 class Sparse(NamedTuple):
@@ -40,16 +40,24 @@ class Sparse(NamedTuple):
         return tuple(runs)
 
 
-def oldgnu(read_at: Callable[[int, int], bytes], header: bytes, data: int) -> tuple[Sparse, int]:
-    """Return an old GNU sparse member's map, and where its data begins behind the map's blocks."""
+def oldgnu(
+    read_at: Callable[[int, int], bytes], header: bytes, data: int, end: int
+) -> tuple[Sparse, int]:
+    """Return an old GNU sparse member's map, and where its data begins behind the map's blocks.
+
+    `data` is where the header ends, and `end` where the tar does. Raises ValueError.
+    """
     pairs = _structs(header[tarfmt.OLDGNU_SPARSE])
     extended = header[tarfmt.OLDGNU_ISEXTENDED]
     while extended:
-        block = read_at(BLOCK, data)
+        block = read_at(BLOCK, data) if data + BLOCK <= end else b""
         if len(block) < BLOCK:
             raise ValueError("the archive ends inside its sparse map")
         data += BLOCK
-        pairs += _structs(block[tarfmt.OLDGNU_EXTENSION_SPARSE])
+        found = _structs(block[tarfmt.OLDGNU_EXTENSION_SPARSE])
+        if not found:
+            raise ValueError("a block of its sparse map is empty")
+        pairs += found
         extended = block[tarfmt.OLDGNU_EXTENSION_ISEXTENDED]
         _limit(len(pairs))
     return Sparse(pairs, number(header[tarfmt.OLDGNU_REALSIZE])), data

@@ -21,8 +21,8 @@ ReadAt = Callable[[int, int], bytes]
 
 WINDOW = 8192
 """Bytes per read. Headers of small files share a window; more would copy content for nothing."""
-MAX_EXTENDED_HEADER = 1 << 20
-"""Longest extended header or GNU long name that is read, in bytes (as in Go's archive/tar)."""
+MAX_EXTENDED_HEADER = pax.MAX_EXTENDED
+"""Longest extended header or GNU long name that is read, in bytes."""
 _MEMO_LIMIT = 50_000
 _ADLER_MODULUS = 65521
 _ZERO_BLOCK = bytes(BLOCK)
@@ -55,17 +55,21 @@ class Member(NamedTuple):
 
 
 # One loop on purpose: a call for each member would cost a third of the speed.
-def scan(read_at: ReadAt, start: int, end: int) -> Iterator[Member]:  # noqa: PLR0912, PLR0915
+def scan(  # noqa: PLR0912, PLR0915
+    read_at: ReadAt, start: int, end: int, *, marked: bool = False
+) -> Iterator[Member]:
     """Yield the members of the tar that lies in the bytes from `start` to `end`, in order.
 
     Reading stops at the end-of-archive marker (a block of zeros), or at `end` where there is
-    none. Raises CorruptArchive on a wrong checksum, a field that is no number, a member that
-    goes past `end`, and names longer than PATH_MAX.
+    none; then a tar that is `marked` must have been cut. Raises CorruptArchive on a wrong
+    checksum, a field that is no number, a member that goes past `end`, names longer than
+    PATH_MAX, and more of extended headers or sparse runs than their limits allow.
     """
     position = base = start
     window = b""
-    checksums, owners, sizes, times = _Checksums(), _Owners(), _Sizes(), _Numbers()
+    checksums, owners, sizes, times = _Checksums(), _Owners(), _Sizes(), _Times()
     overrides = pax.Overrides()
+    runs = 0
     fields_of, new = _FIELDS.unpack_from, tuple.__new__
     while position < end:
         at = position - base
@@ -127,7 +131,14 @@ def scan(read_at: ReadAt, start: int, end: int) -> Iterator[Member]:  # noqa: PL
             member, position = _assemble(read_at, header, position, overrides, end)
             overrides.reset()
             if member is not None:
+                if member.sparse:
+                    runs += len(member.sparse)
+                    if runs > sparse.MAX_RUNS:
+                        raise CorruptArchive(f"sparse files of more than {sparse.MAX_RUNS} runs")
                 yield member
+    else:
+        if marked:
+            raise CorruptArchive("truncated tar: it lacks its end-of-archive marker")
     if overrides.pending:
         raise CorruptArchive("truncated tar: it ends behind an extended header")
 
@@ -155,6 +166,13 @@ class _Sizes(_Numbers):
 
     def parse(self, field: bytes) -> int:
         return _size(field)
+
+
+class _Times(_Numbers):
+    """As _Numbers, for times: seconds that fit in 64 bits."""
+
+    def parse(self, field: bytes) -> int:
+        return _time(field)
 
 
 class _Checksums(_Numbers):
@@ -199,6 +217,13 @@ def _size(field: bytes) -> int:
     return size
 
 
+def _time(field: bytes) -> int:
+    seconds = number(field)
+    if not -(1 << 63) < seconds < 1 << 63:
+        raise ValueError(f"a time of {seconds} seconds")
+    return seconds
+
+
 def _prefixed(header: bytes) -> bytes:
     name = header[tarfmt.NAME].partition(b"\0")[0]
     if not header[tarfmt.MAGIC_VERSION].startswith(tarfmt.USTAR_MAGIC):
@@ -217,12 +242,8 @@ def _past_end(name: bytes, data: int, stored: int, end: int) -> CorruptArchive:
 
 
 def _special(read_at: ReadAt, offset: int, size: int) -> bytes:
-    """Read an extended header's data whole, up to MAX_EXTENDED_HEADER bytes."""
-    if size > MAX_EXTENDED_HEADER:
-        raise CorruptArchive(
-            f"extended tar header of {size} bytes at byte {offset}; at most"
-            f" {MAX_EXTENDED_HEADER} are read"
-        )
+    """Read an extended header's data whole, up to pax.MAX_EXTENDED bytes."""
+    pax.limit(size, offset)
     content = read_at(size, offset)
     if len(content) < size:
         raise CorruptArchive(f"truncated tar: it ends inside an extended header at byte {offset}")
@@ -247,9 +268,9 @@ def _member(
     size = stored = overrides.number("size", _size(header[tarfmt.SIZE]))
     layout = overrides.sparse()
     if typeflag == tarfmt.GNUTYPE_SPARSE:
-        layout, data = sparse.oldgnu(read_at, header, data)
+        layout, data = sparse.oldgnu(read_at, header, data, end)
     mode, uid, gid = _owner(header[tarfmt.MODE_UID_GID])
-    mtime, mtimensec = overrides.time("mtime", number(header[tarfmt.MTIME]))
+    mtime, mtimensec = overrides.time("mtime", _time(header[tarfmt.MTIME]))
     name = overrides.name(_prefixed(header))
     if typeflag in tarfmt.HEADER_ONLY_TYPES:
         size = stored = 0
