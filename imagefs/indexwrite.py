@@ -159,10 +159,13 @@ class Table:
         data = node.rdev if node.typeflag in b"34" else node.offset - self._start
         if id(node) not in self._linked or not self._linked[id(node)]:
             self._content_bytes += node.size
-        size = len(node.linkname) if node.typeflag == tarfmt.SYMTYPE else node.size
+        mode, size = node.mode, node.size
+        if node.typeflag == tarfmt.SYMTYPE:
+            # Linux has no modes of symbolic links (symlink(7)); tars may claim some.
+            mode, size = 0o777, len(node.linkname)
         # fmt: off
         return rows.ROW.pack(
-            name_at, len(name), flags, _TYPE_BITS[node.typeflag] | node.mode, node.uid, node.gid,
+            name_at, len(name), flags, _TYPE_BITS[node.typeflag] | mode, node.uid, node.gid,
             1, row, parent, node.mtimensec, node.mtime, size, data, self._extra(node),
         )
         # fmt: on
