@@ -4,10 +4,14 @@ Pure: bytes in, values out. Any thread may call it.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from imagefs.errors import CorruptArchive
+
+# Diff ids become names of directories, so nothing else may pass for one.
+_DIGEST = re.compile(r"[a-z0-9]{1,32}:[0-9a-f]{32,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,9 @@ def parse(content: bytes) -> ImageConfig:
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if diff_ids is None:
         diff_ids = []
-    if not isinstance(diff_ids, list) or not all(isinstance(item, str) for item in diff_ids):
+    if not isinstance(diff_ids, list) or not all(
+        isinstance(item, str) and _DIGEST.fullmatch(item) for item in diff_ids
+    ):
         raise CorruptArchive("the image configuration's rootfs.diff_ids is not a list of digests")
     return ImageConfig(
         tuple(diff_ids),

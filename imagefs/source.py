@@ -1,17 +1,22 @@
 """From what the user typed to images: the fork between engines and archives.
 
 Owns what can be asked of a source, whatever its kind. Imports the engine's side or the formats'
-only when the source is of that kind.
+only when the source is of that kind. Any thread may call it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from imagefs import reference
+from imagefs.errors import UsageError
 from imagefs.image import Image
 from imagefs.progress import Progress
-from imagefs.reference import EngineReference
+from imagefs.reference import ArchiveReference, EngineReference, Reference, StdinReference
 from imagefs.store import Store
+
+if TYPE_CHECKING:
+    from imagefs.formats.values import Packed, PackedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +36,137 @@ class SourceRequest:
     verify: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class InspectedLayer:
+    """A layer as its source describes it; `size` is of the bytes as packed, None if missing."""
+
+    diff_id: str
+    digest: str
+    size: int | None
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedImage:
+    """An image as its source describes it; `problem` says why it cannot be mounted."""
+
+    id: str
+    names: tuple[str, ...]
+    platform: str
+    labels: dict[str, str]
+    layers: tuple[InspectedLayer, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a source holds, and which tool's format it is in."""
+
+    format: str
+    images: tuple[InspectedImage, ...]
+
+
 def open_images(request: SourceRequest, store: Store, progress: Progress) -> Sequence[Image]:
     """Return all images of a source that the request does not rule out, at least one."""
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return [_from_engine(wanted.name, request, store, progress)]
-    raise NotImplementedError
+    from imagefs.formats import choice  # noqa: PLC0415
+
+    packed = _packed(wanted, request, store, progress)
+    chosen = choice.every(packed, _image_asked(wanted, request), request.platform)
+    return [_plain(packed, image, request, store, progress) for image in chosen]
 
 
 def open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
     """Return the one image that the request means; UsageError, with a list, where it is unclear."""
-    return open_images(request, store, progress)[0]
+    wanted = reference.parse(request.text)
+    if isinstance(wanted, EngineReference):
+        return _from_engine(wanted.name, request, store, progress)
+    from imagefs.formats import choice  # noqa: PLC0415
+
+    packed = _packed(wanted, request, store, progress)
+    chosen = choice.one(packed, _image_asked(wanted, request), request.platform)
+    return _plain(packed, chosen, request, store, progress)
+
+
+def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspection:
+    """Return what a source holds, without making anything of it readable.
+
+    An engine's image is fetched, since only its configuration tells all of this.
+    """
+    wanted = reference.parse(request.text)
+    if isinstance(wanted, EngineReference):
+        return _inspected_engine(_from_engine(wanted.name, request, store, progress))
+    packed = _packed(wanted, request, store, progress)
+    return Inspection(packed.format, tuple(map(_inspected, packed.images)))
+
+
+def _packed(
+    wanted: Reference, request: SourceRequest, store: Store, progress: Progress
+) -> "Packed":
+    from imagefs.formats import archive  # noqa: PLC0415
+
+    if isinstance(wanted, StdinReference):
+        return archive.read_stdin(store, progress, keep_going=request.keep_going)
+    assert isinstance(wanted, ArchiveReference)
+    return archive.read(wanted.path, store, progress, keep_going=request.keep_going)
+
+
+def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
+    """Return which image is asked for, be it by the reference or by an option."""
+    named = wanted.image if isinstance(wanted, ArchiveReference) else None
+    if named and request.image and named != request.image:
+        raise UsageError(f"SOURCE asks for image {named!r}, and --image for {request.image!r}")
+    return request.image or named
+
+
+def _plain(
+    packed: "Packed",
+    image: "PackedImage",
+    request: SourceRequest,
+    store: Store,
+    progress: Progress,
+) -> Image:
+    from imagefs.formats import plain  # noqa: PLC0415
+
+    care = plain.Care(request.keep_going, request.verify)
+    return plain.image_of(packed, image, store, progress, care)
+
+
+def _inspected(image: "PackedImage") -> InspectedImage:
+    from imagefs.formats.values import labels_of  # noqa: PLC0415
+
+    layers = tuple(
+        InspectedLayer(
+            layer.diff_id,
+            layer.digest,
+            layer.piece.blob.length if layer.piece else None,
+            layer.created_by,
+        )
+        for layer in image.layers
+    )
+    return InspectedImage(
+        image.id, image.names, image.platform, labels_of(image.config), layers, image.problem
+    )
+
+
+def _inspected_engine(image: Image) -> Inspection:
+    from imagefs import imageconfig  # noqa: PLC0415
+    from imagefs.formats.values import labels_of  # noqa: PLC0415
+
+    layers = tuple(
+        InspectedLayer(
+            layer.diff_id,
+            layer.diff_id,
+            layer.blob.length if layer.blob else None,
+            layer.created_by,
+        )
+        for layer in image.layers
+    )
+    platform = imageconfig.parse(image.config).platform
+    labels = labels_of(image.config)
+    return Inspection("engine", (InspectedImage(image.id, image.names, platform, labels, layers),))
 
 
 def _from_engine(name: str, request: SourceRequest, store: Store, progress: Progress) -> Image:

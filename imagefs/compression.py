@@ -1,0 +1,157 @@
+"""Compressed streams made plain: gzip, zstd, xz and bzip2, told by their first bytes.
+
+Owns the choice of a decompressor and what every one of them must cope with: several streams in a
+row, padding behind the last, an end that comes too early, and output without end. Names of files
+say nothing here. Knows nothing of layers or archives. Any thread may call it; the decompressors
+work without the interpreter lock.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Protocol
+
+from imagefs.errors import CorruptArchive
+
+Read = Callable[[int], bytes]
+"""`read(size)` returns the next bytes, at most `size`; none at the end."""
+
+MAGIC_BYTES = 6
+"""How many of a stream's first bytes tell what it is."""
+_INPUT = 256 << 10
+_OUTPUT = 512 << 10
+_XZ_MEMORY = 1 << 30
+_ZSTD_WINDOW_LOG = 31
+_SKIPPABLE = b"\x2a\x4d\x18"
+
+
+class TooLargeError(CorruptArchive):
+    """A stream goes on beyond the bound that its reader set."""
+
+
+class Compression(Enum):
+    """A kind of compression; the value is its name."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    XZ = "xz"
+    BZIP2 = "bzip2"
+
+
+# RFC 1952 section 2.3.1, RFC 8878 section 3.1.1, the .xz file format section 2.1.1.1, and
+# bzip2's "BZh" with its block size.
+_MAGIC = {
+    b"\x1f\x8b\x08": Compression.GZIP,
+    b"\x28\xb5\x2f\xfd": Compression.ZSTD,
+    b"\xfd7zXZ\0": Compression.XZ,
+    b"BZh": Compression.BZIP2,
+}
+
+
+def recognise(head: bytes) -> Compression | None:
+    """Return what a stream that begins with `head` is compressed with, or None."""
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    if head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
+        return Compression.ZSTD
+    return None
+
+
+def plain(
+    read: Read, kind: Compression, max_bytes: int, *, said: Callable[[int], None] | None = None
+) -> Iterator[bytes]:
+    """Yield the content of a compressed stream in pieces.
+
+    `said` is told how many compressed bytes each step has taken. Raises CorruptArchive, behind
+    all that could be read, if the stream is damaged or cut, TooLargeError if it
+    goes on beyond `max_bytes`.
+    """
+    make, failure = _decompressor(kind)
+    produced = 0
+    data = b""
+    while data := data or _next(read, said):
+        current = make()
+        while not current.eof:
+            if current.needs_input and not data:
+                data = _next(read, said)
+                if not data:
+                    raise CorruptArchive(f"its {kind.value} stream is cut short")
+            try:
+                piece = current.decompress(data, _OUTPUT)
+            except failure as error:
+                raise CorruptArchive(f"its {kind.value} stream is damaged: {error}") from error
+            data = b""
+            produced += len(piece)
+            if produced > max_bytes:
+                raise TooLargeError(f"it decompresses to more than {max_bytes} bytes")
+            if piece:
+                yield piece
+        data = _behind_stream(current.unused_data, read, kind, said)
+
+
+class _Decompressor(Protocol):
+    """What the decompressors of all kinds have in common (as bz2.BZ2Decompressor does it)."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _decompressor(kind: Compression) -> tuple[Callable[[], _Decompressor], type[Exception]]:
+    """Return how to make a decompressor, and what it raises when the data is bad."""
+    if kind is Compression.GZIP:
+        from isal import igzip_lib  # noqa: PLC0415
+
+        # The stubs that come with isal take the class for an instance.
+        failure: Any = igzip_lib.IsalError
+        return lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), failure
+    if kind is Compression.ZSTD:
+        zstd = _zstd()
+        options = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+        return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
+    if kind is Compression.XZ:
+        import lzma  # noqa: PLC0415
+
+        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY), lzma.LZMAError
+    import bz2  # noqa: PLC0415
+
+    return bz2.BZ2Decompressor, OSError
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # noqa: PLC0415
+    else:
+        from backports import zstd  # noqa: PLC0415
+    return zstd
+
+
+def _next(read: Read, said: Callable[[int], None] | None) -> bytes:
+    data = read(_INPUT)
+    if said is not None:
+        said(len(data))
+    return data
+
+
+def _behind_stream(
+    data: bytes, read: Read, kind: Compression, said: Callable[[int], None] | None
+) -> bytes:
+    """Return the beginning of the next stream, or nothing at the end; zeros are padding."""
+    while True:
+        data = data.lstrip(b"\0")
+        if len(data) < MAGIC_BYTES:
+            more = _next(read, said)
+            data += more
+            if more:
+                continue
+        if data and recognise(data) is not kind:
+            raise CorruptArchive(f"something that is not {kind.value} follows its {kind.value}")
+        return data

@@ -1,0 +1,66 @@
+"""An archive of this host, opened: a file, a directory or a pipe, and which images it holds.
+
+Owns what is done before a format can be told: that there is something to read, whether it has to
+be decompressed or spooled first, and what a path that is neither file nor directory means. Any
+thread may call it.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from imagefs import compression
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.formats import detect
+from imagefs.formats.members import DirectoryFiles, TarFiles
+from imagefs.formats.values import Packed, Piece
+from imagefs.image import Blob
+from imagefs.progress import Progress
+from imagefs.store import Store
+
+STANDARD_INPUT = 0
+
+
+def read(path: Path, store: Store, progress: Progress, *, keep_going: bool = False) -> Packed:
+    """Return what the archive at a path holds."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            return detect.read_files(DirectoryFiles(path))
+        if stat.S_ISFIFO(status.st_mode):
+            return _spooled(fd, str(path), store, progress, keep_going=keep_going)
+        if not stat.S_ISREG(status.st_mode):
+            raise HostError(f"{path}: is neither a file nor a directory")
+        if not status.st_size:
+            raise CorruptArchive(f"{path}: is an empty file")
+        kind = compression.recognise(os.pread(fd, compression.MAGIC_BYTES, 0))
+        if kind is not None:
+            from imagefs.formats import spool  # noqa: PLC0415
+
+            return spool.compressed(fd, path, store, progress, keep_going=keep_going)
+    finally:
+        os.close(fd)
+    blob = Blob(path.absolute(), 0, status.st_size)
+    files = TarFiles(blob, keep_going=keep_going, enough=detect.enough())
+    return detect.read_tar(files, Piece(blob, files.truncated))
+
+
+def read_stdin(store: Store, progress: Progress, *, keep_going: bool = False) -> Packed:
+    """Return what the archive on standard input holds, once all of it is in the store."""
+    if os.isatty(STANDARD_INPUT):
+        raise HostError("standard input is a terminal; pipe an archive into it")
+    if stat.S_ISREG(os.fstat(STANDARD_INPUT).st_mode):
+        path = Path(os.path.realpath(f"/proc/self/fd/{STANDARD_INPUT}"))
+        if path.exists() and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
+            return read(path, store, progress, keep_going=keep_going)
+    return _spooled(STANDARD_INPUT, "standard input", store, progress, keep_going=keep_going)
+
+
+def _spooled(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> Packed:
+    from imagefs.formats import spool  # noqa: PLC0415
+
+    return spool.stream(fd, place, store, progress, keep_going=keep_going)

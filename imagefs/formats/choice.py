@@ -1,0 +1,131 @@
+"""Which of an archive's images is meant: by name, id or position, and by platform.
+
+Pure: packed images in, packed images out, or a UsageError that lists what there is. Any thread may
+call it.
+"""
+
+import platform as host
+from collections.abc import Iterable, Sequence
+
+from imagefs import reference
+from imagefs.errors import CorruptArchive, UsageError
+from imagefs.formats.members import shown
+from imagefs.formats.values import Packed, PackedImage
+
+_POSITION_DIGITS = 3
+_MACHINES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+    "armv7l": "arm/v7",
+    "armv6l": "arm/v6",
+    "i386": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
+    "mips64": "mips64le",
+}
+"""What uname(2) calls a machine, in Go's words where they differ."""
+
+
+def host_platform() -> str:
+    """Return the platform whose images this host runs: Linux, on its own architecture."""
+    machine = host.machine()
+    return f"linux/{_MACHINES.get(machine, machine)}"
+
+
+def one(packed: Packed, image: str | None, platform: str | None) -> PackedImage:
+    """Return the image that is meant; UsageError, with a list, where that is not clear."""
+    entries = _entries(_matching(packed, image))
+    if len({variant.id for variants in entries for variant in variants[:1]}) > 1:
+        raise UsageError(
+            f"{packed.place} holds {len(entries)} images; choose one with --image NAME,"
+            f" its position or id, or mount all with --all: {_listed(entries)}"
+        )
+    return _variant(packed, entries[0], platform)
+
+
+def every(packed: Packed, image: str | None, platform: str | None) -> tuple[PackedImage, ...]:
+    """Return one image of each entry, for the platform that is meant."""
+    chosen = [
+        _variant(packed, variants, platform) for variants in _entries(_matching(packed, image))
+    ]
+    return tuple(chosen)
+
+
+def _entries(images: Iterable[PackedImage]) -> list[list[PackedImage]]:
+    found: dict[int, list[PackedImage]] = {}
+    for image in images:
+        found.setdefault(image.entry, []).append(image)
+    return list(found.values())
+
+
+def _matching(packed: Packed, wanted: str | None) -> Sequence[PackedImage]:
+    """Return the images that `wanted` may mean: the first way of reading it that fits counts."""
+    if wanted is None:
+        return packed.images
+    familiar = reference.familiar(wanted)
+    by_name = [
+        image
+        for image in packed.images
+        if any(wanted == name or familiar == reference.familiar(name) for name in image.names)
+    ]
+    if by_name:
+        return by_name
+    if wanted.isdecimal() and len(wanted) <= _POSITION_DIGITS:
+        by_position = [image for image in packed.images if image.entry == int(wanted)]
+        if by_position:
+            return by_position
+    prefix = reference.id_prefix(wanted)
+    if prefix is not None:
+        by_id = [image for image in packed.images if image.id.partition(":")[2].startswith(prefix)]
+        if by_id:
+            return by_id
+    there = _listed(_entries(packed.images))
+    raise UsageError(f"{packed.place} holds no image {shown(wanted)}; it holds {there}")
+
+
+def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
+    """Return the one of an entry's images that is for the platform."""
+    wanted = platform or host_platform()
+    fitting = [image for image in variants if is_for(wanted, image.platform)]
+    usable = [image for image in fitting if not image.problem]
+    if usable or fitting:
+        chosen = (usable or fitting)[0]
+    elif platform is None and len(variants) == 1:
+        # Somebody who has only this image wants to see it, wherever it would run.
+        chosen = variants[0]
+    elif platform is None and len(held := [one for one in variants if not one.problem]) == 1:
+        chosen = held[0]
+    else:
+        there = ", ".join(shown(image.platform or "unknown") for image in variants)
+        raise UsageError(
+            f"{packed.place} holds no image for {shown(wanted)}; choose with --platform: {there}"
+        )
+    if chosen.problem:
+        raise CorruptArchive(chosen.problem)
+    return chosen
+
+
+def is_for(wanted: str, platform: str) -> bool:
+    """Tell whether an image's platform is the wanted one, which may leave out its end.
+
+    `arm64` alone means Linux's; what every arm64 is, v8, need not be said.
+    """
+    if "/" not in wanted:
+        wanted = f"linux/{wanted}"
+    return (_normal(platform) + "/").startswith(_normal(wanted) + "/")
+
+
+def _normal(platform: str) -> str:
+    platform = platform.lower()
+    return platform.removesuffix("/v8") if "/arm64" in platform else platform
+
+
+def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:
+    """Return a line that tells the images apart."""
+    items = []
+    for variants in entries:
+        image = variants[0]
+        names = " ".join(map(shown, image.names)) or "untagged"
+        items.append(f"{image.entry}: {names} ({image.id.partition(':')[2][:12]})")
+    return ", ".join(items)

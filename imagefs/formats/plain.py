@@ -1,0 +1,221 @@
+"""From a packed image to one whose layers can be read: plain, whole, and what they should be.
+
+Owns what happens to each layer: a plain one stays where it is, a compressed one is decompressed
+into the store once, side by side with its siblings, and checked on the way. Decides what damage
+means: an error that names the layer, or, if asked to keep going, a layer of what is left. Any
+thread may call it; two that want the same layer, here or in another process, make it once.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from imagefs import compression
+from imagefs.compression import Compression, TooLargeError
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.files import host_errors
+from imagefs.formats.members import shown
+from imagefs.formats.values import Packed, PackedImage, PackedLayer
+from imagefs.image import Blob, Image, Layer
+from imagefs.progress import Progress
+from imagefs.store import Store
+
+_CHUNK = 1 << 20
+_EMPTY_TAR = bytes(1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """How careful to be: `verify` checks also what is read in place."""
+
+    keep_going: bool = False
+    verify: bool = False
+
+
+def image_of(
+    packed: Packed, image: PackedImage, store: Store, progress: Progress, care: Care
+) -> Image:
+    """Return the image with all its layers plain."""
+    maker = _Maker(packed.place, store, progress, care)
+    kinds = [_kind(layer) for layer in image.layers]
+    work = sum(
+        layer.piece.blob.length
+        for layer, kind in zip(image.layers, kinds, strict=True)
+        if layer.piece and (kind or care.verify)
+    )
+    if work:
+        progress.phase("decompressing" if any(kinds) else "verifying", work)
+    jobs: dict[PackedLayer, Callable[[], Layer]] = {}
+    for number, (layer, kind) in enumerate(zip(image.layers, kinds, strict=True)):
+        alike = replace(layer, created_by="")
+        jobs.setdefault(alike, _job(maker, number, alike, kind))
+    made = dict(zip(jobs, _side_by_side(list(jobs.values())), strict=True))
+    layers = tuple(
+        replace(made[replace(layer, created_by="")], created_by=layer.created_by)
+        for layer in image.layers
+    )
+    return Image(image.id, image.names, image.config, image.manifest, layers)
+
+
+def _job(
+    maker: "_Maker", number: int, layer: PackedLayer, kind: Compression | None
+) -> Callable[[], Layer]:
+    return lambda: maker.layer(number, layer, kind)
+
+
+def _side_by_side(jobs: list[Callable[[], Layer]]) -> list[Layer]:
+    """Run the jobs in as many threads as there are processors; the first error counts."""
+    if len(jobs) < 2:
+        return [job() for job in jobs]
+    with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1), "imagefs-plain") as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _kind(layer: PackedLayer) -> Compression | None:
+    """Return what a layer is compressed with, told by its first bytes."""
+    if layer.piece is None or layer.piece.plain:
+        return None
+    blob = layer.piece.blob
+    with open_blob(blob) as fd:
+        return compression.recognise(
+            os.pread(fd, min(compression.MAGIC_BYTES, blob.length), blob.offset)
+        )
+
+
+@contextmanager
+def open_blob(blob: Blob) -> Iterator[int]:
+    """Open the file that a blob lies in."""
+    try:
+        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{blob.path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def reader(fd: int, blob: Blob, took: Callable[[bytes], None] | None = None) -> compression.Read:
+    """Return a function that reads a blob from its beginning to its end."""
+    at = blob.offset
+    end = blob.offset + blob.length
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        data = os.pread(fd, min(size, end - at), at)
+        at += len(data)
+        if took is not None:
+            took(data)
+        return data
+
+    return read
+
+
+def room(store: Store) -> int:
+    """Return how many bytes may come into the store: nearly all that its disk has free."""
+    with host_errors(store.root):
+        disk = os.statvfs(store.root)
+    return disk.f_bavail * disk.f_frsize * 19 // 20
+
+
+class _Maker:
+    """Makes the layers of one image plain."""
+
+    def __init__(self, place: str, store: Store, progress: Progress, care: Care) -> None:
+        self._place = place
+        self._store = store
+        self._progress = progress
+        self._care = care
+
+    def layer(self, number: int, layer: PackedLayer, kind: Compression | None) -> Layer:
+        """Return a layer that can be read."""
+        where = f"{self._place}: layer {number} ({shown(layer.name)}, digest {layer.diff_id})"
+        if layer.piece is None:
+            return self._empty(layer, where, "is missing from the archive")
+        if layer.piece.damage and not self._care.keep_going:
+            raise CorruptArchive(f"{where} is damaged: {layer.piece.damage}")
+        if layer.piece.plain:
+            return self._in_store(layer, where, layer.piece.plain, layer.piece.damage)
+        if kind is not None:
+            return self._decompressed(layer, where, kind)
+        damage = layer.piece.damage
+        if self._care.verify and not damage and layer.diff_id.startswith("sha256:"):
+            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob))
+        return Layer(
+            layer.diff_id, layer.piece.blob, keep_going=self._care.keep_going, damage=damage
+        )
+
+    def _empty(self, layer: PackedLayer, where: str, damage: str) -> Layer:
+        """Return a layer without content in the place of one that is lost."""
+        if not self._care.keep_going:
+            raise CorruptArchive(f"{where} {damage}; --keep-going mounts the others")
+        with self._store.layer_writer(None) as file:
+            file.write(_EMPTY_TAR)
+        return Layer(layer.diff_id, self._stored_blob(file.digest), keep_going=True, damage=damage)
+
+    def _in_store(self, layer: PackedLayer, where: str, digest: str, damage: str) -> Layer:
+        """Return a layer that the store has under `digest`, be it the right one or not."""
+        if not damage and layer.diff_id.startswith("sha256:"):
+            damage = self._compared(where, layer.diff_id, digest)
+        blob = self._stored_blob(digest)
+        if digest == layer.diff_id:
+            return Layer(layer.diff_id, blob, stored=True)
+        return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
+
+    def _compared(self, where: str, expected: str, found: str) -> str:
+        """Return what is wrong if two digests differ, unless that is an error."""
+        if found == expected:
+            return ""
+        if not self._care.keep_going:
+            raise CorruptArchive(f"{where} is damaged: its bytes have the digest {found}")
+        return f"its bytes have the digest {found}"
+
+    def _stored_blob(self, digest: str) -> Blob:
+        blob = self._store.layer(digest)
+        if blob is None:
+            raise HostError(f"{self._store.root}: {digest} was removed while it was needed")
+        return blob
+
+    def _digest(self, blob: Blob) -> str:
+        digest = sha256()
+        with open_blob(blob) as fd:
+            read = reader(fd, blob)
+            while chunk := read(_CHUNK):
+                digest.update(chunk)
+                self._progress.advance(len(chunk))
+        return f"sha256:{digest.hexdigest()}"
+
+    def _decompressed(self, layer: PackedLayer, where: str, kind: Compression) -> Layer:
+        with self._store.lock(f"layer {layer.diff_id}"):
+            blob = self._store.layer(layer.diff_id)
+            if blob is not None:
+                return Layer(layer.diff_id, blob, stored=True)
+            digest, damage = self._decompress(layer, where, kind)
+        return self._in_store(layer, where, digest, damage)
+
+    def _decompress(self, layer: PackedLayer, where: str, kind: Compression) -> tuple[str, str]:
+        """Decompress a layer into the store; return its digest, and what is wrong with it."""
+        assert layer.piece is not None
+        blob, damage = layer.piece.blob, layer.piece.damage
+        exact = not self._care.keep_going and layer.diff_id.startswith("sha256:")
+        with open_blob(blob) as fd:
+            read = reader(fd, blob, lambda data: self._progress.advance(len(data)))
+            with self._store.layer_writer(layer.diff_id if exact else None) as file:
+                try:
+                    for piece in compression.plain(read, kind, room(self._store)):
+                        file.write(piece)
+                except TooLargeError as error:
+                    raise HostError(f"{where} does not fit into the cache: {error}") from error
+                except CorruptArchive as error:
+                    damage = damage or str(error)
+                    if not self._care.keep_going:
+                        raise CorruptArchive(f"{where} is damaged: {damage}") from error
+        return file.digest, damage
