@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from imagefs.errors import EngineUnreachable, HostError, UsageError
+from imagefs.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     import requests
@@ -36,10 +36,14 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An engine's address: `unix://PATH`, `tcp://HOST:PORT` or `ssh://[USER@]HOST[:PORT]`."""
+    """An engine's address: `unix://PATH`, `tcp://HOST:PORT` or `ssh://[USER@]HOST[:PORT]`.
+
+    `absence` is what to say if nobody answers there, where that is known beforehand.
+    """
 
     host: str
     tls: Tls | None = None
+    absence: str | None = None
 
     def base_url(self) -> str:
         """Return the URL that requests to this engine begin with."""
@@ -94,7 +98,7 @@ def find(host: str | None = None, environ: Mapping[str, str] = os.environ) -> En
     context = environ.get("DOCKER_CONTEXT") or _current_context(config_dir)
     if context and context != "default":
         return _context(config_dir, context)
-    return Endpoint(f"unix://{_known_socket(environ)}")
+    return _known_socket(environ)
 
 
 def _endpoint(host: str, tls: Tls | None) -> Endpoint:
@@ -162,21 +166,23 @@ def _context(config_dir: Path, name: str) -> Endpoint:
     return _endpoint(host, Tls(tls_dir, not skip_verify) if tls_dir.is_dir() else None)
 
 
-def _known_socket(environ: Mapping[str, str]) -> str:
-    """Return the first socket that can be used, or the first that exists: its error tells why."""
+def _known_socket(environ: Mapping[str, str]) -> Endpoint:
+    """Return the first socket that can be used, or the first that exists: its error tells why.
+
+    That none exists is no error yet, since an image of the store needs no engine.
+    """
     candidates = [DOCKER_SOCKET, PODMAN_SOCKET]
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         candidates.insert(1, f"{runtime}/podman/podman.sock")
     existing = [path for path in candidates if _is_socket(path)]
-    for path in existing:
-        if os.access(path, os.R_OK | os.W_OK):
-            return path
-    if existing:
-        return existing[0]
-    raise EngineUnreachable(
+    usable = [path for path in existing if os.access(path, os.R_OK | os.W_OK)]
+    for path in usable or existing:
+        return Endpoint(f"unix://{path}")
+    absence = (
         f"no engine found: none of {', '.join(candidates)} exists; start Docker or Podman,"
         " or say where it is with --host or DOCKER_HOST"
     )
+    return Endpoint(f"unix://{DOCKER_SOCKET}", absence=absence)
 
 
 def _is_socket(path: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,12 @@ from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageE
 if TYPE_CHECKING:
     import requests
 
-MAX_API_VERSION = (1, 48)
+MAX_API_VERSION = (1, 49)
 """The newest version of the API that this module was written for."""
-PLATFORM_SINCE = (1, 48)
+EXPORT_PLATFORM_SINCE = (1, 48)
+INSPECT_PLATFORM_SINCE = (1, 49)
 CHUNK = 1 << 20
-_MAX_ANSWER = 64 << 20
+_MAX_ANSWER = 32 << 20
 _CONNECT_TIMEOUT = 10.0
 
 
@@ -75,34 +76,36 @@ class Engine:
 
     def inspect(self, name: str, platform: str | None = None) -> EngineImage:
         """Return what a name or id means now. Raises ImageNotFound if it means nothing."""
-        found = self._json(f"/images/{quote(name, safe='/:@')}/json", name)
+        path = f"/images/{quote(name, safe='/:@')}/json"
+        if platform is not None and self.version() >= INSPECT_PLATFORM_SINCE:
+            path += _platform_query(platform)
+        found = self._json(path, name)
         try:
             rootfs = found.get("RootFS") or {}
+            parts = (string(found.get(key) or "") for key in ("Os", "Architecture", "Variant"))
             image = EngineImage(
                 id=string(found["Id"]),
                 names=strings(found.get("RepoTags")),
                 diff_ids=strings(rootfs.get("Layers")),
-                platform="/".join(
-                    filter(None, (string(found.get(key) or "") for key in _PLATFORM_KEYS))
-                ),
+                platform="/".join(filter(None, parts)),
                 size=int(found.get("Size") or 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._nonsense(f"image {name}") from error
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", image.id):
             raise self._nonsense(f"image {name}")
-        self._check_platform(image, platform)
-        return image
+        return image if platform is None else self._of_platform(image, platform)
 
-    def _check_platform(self, image: EngineImage, platform: str | None) -> None:
-        if platform is None or self.version() >= PLATFORM_SINCE:
-            return
-        wanted, has = parse_platform(platform), image.platform.split("/")
-        if list(wanted.values()) != has[: len(wanted)]:
+    def _of_platform(self, image: EngineImage, platform: str) -> EngineImage:
+        if same_platform(platform, image.platform):
+            return image
+        if self.version() < EXPORT_PLATFORM_SINCE:
             raise EngineError(
                 f"the image at {self.host} is for {image.platform}, not for {platform}, and an"
-                f" engine of API {_dotted(self.version())} has one platform for each image"
+                f" engine of API {_dotted(self.version())} has one platform of each image"
             )
+        # What was described is another platform's; the export will tell what this one has.
+        return replace(image, diff_ids=(), size=0)
 
     def images(self) -> tuple[ListedImage, ...]:
         """Return the engine's images, without what only builds use."""
@@ -146,8 +149,8 @@ class Engine:
         to send: whether the archive is whole is for its reader to find out.
         """
         path = f"/images/{quote(image_id, safe=':')}/get"
-        if platform is not None and self.version() >= PLATFORM_SINCE:
-            path += "?platform=" + quote(json.dumps(parse_platform(platform)))
+        if platform is not None and self.version() >= EXPORT_PLATFORM_SINCE:
+            path += _platform_query(platform)
         with self._stream(path, f"image {image_id}") as chunks:
             yield chunks
 
@@ -192,12 +195,12 @@ class Engine:
 
     def _get(self, path: str, what: str) -> tuple[dict[str, str], bytes]:
         with self._request(path, what, self._timeout) as response:
-            body = b""
+            body = bytearray()
             for chunk in self._chunks(response, what, 65536):
                 body += chunk
                 if len(body) > _MAX_ANSWER:
                     raise self._nonsense(what)
-            return dict(response.headers), body
+            return dict(response.headers), bytes(body)
 
     @contextmanager
     def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
@@ -224,9 +227,8 @@ class Engine:
             except requests.exceptions.ReadTimeout as error:
                 raise self._silent(what) from error
             except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
-                raise EngineUnreachable(
-                    f"no engine answers at {self.host}: {innermost(error)}"
-                ) from error
+                absence = f"no engine answers at {self.host}: {innermost(error)}"
+                raise EngineUnreachable(self.endpoint.absence or absence) from error
             with response:
                 if response.status_code != 200:
                     raise self._refusal(response, what)
@@ -266,7 +268,13 @@ class Engine:
             ) from error
 
 
-_PLATFORM_KEYS = ("Os", "Architecture", "Variant")
+def same_platform(wanted: str, has: str) -> bool:
+    """Tell whether two platforms are one; a variant counts where both name theirs."""
+    return all(a == b for a, b in zip(wanted.split("/"), has.split("/"), strict=False))
+
+
+def _platform_query(platform: str) -> str:
+    return "?platform=" + quote(json.dumps(parse_platform(platform)))
 
 
 def parse_platform(text: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ def ensure_image(name: str, source: Source) -> Image:
     """
     store, engine = source.store, source.engine
     whole = reference.full_id(name)
-    if whole is not None and (image := _cached(whole, source)) is not None:
+    if whole is not None and (image := cached(whole, store, source.platform)) is not None:
         return image
     try:
         found = engine.inspect(name, source.platform)
@@ -52,7 +52,7 @@ def ensure_image(name: str, source: Source) -> Image:
             raise
         source.progress.warn(f"{error}; using {name} as it was when last fetched")
         return remembered
-    image = _cached(found.id, source)
+    image = cached(found.id, store, source.platform)
     if image is None:
         image = _fetch_once(found, source)
     # What was typed is a name of its own where an engine completes it, as Podman does.
@@ -62,22 +62,19 @@ def ensure_image(name: str, source: Source) -> Image:
 
 
 def cached(engine_id: str, store: Store, platform: str | None = None) -> Image | None:
-    """Return the image of an engine's id, which need not be the digest of its configuration."""
+    """Return what the store has of an engine's id, which need not be the configuration's digest."""
     known = store.recall(_id_key(engine_id, platform))
     return store.image(known or engine_id)
 
 
-def _cached(engine_id: str, source: Source) -> Image | None:
-    return cached(engine_id, source.store, source.platform)
-
-
 def _remembered(name: str, source: Source) -> Image | None:
+    """Return what a name meant to this engine, or to any if that is one thing, or an id's image."""
     store = source.store
-    image_id = store.recall(_name_key(name, source))
-    if image_id is None and (prefix := reference.id_prefix(name)) is not None:
+    known = store.recall(_name_key(name, source))
+    candidates = [known] if known else store.named(reference.familiar(name))
+    if not candidates and (prefix := reference.id_prefix(name)) is not None:
         candidates = store.ids(prefix)
-        image_id = candidates[0] if len(candidates) == 1 else None
-    return store.image(image_id) if image_id is not None else None
+    return store.image(candidates[0]) if len(candidates) == 1 else None
 
 
 def _name_key(name: str, source: Source) -> str:
@@ -94,7 +91,7 @@ def _fetch_once(found: EngineImage, source: Source) -> Image:
         source.progress.note(f"another process is fetching {found.id[7:19]}; waiting for it")
 
     with source.store.lock(f"fetch {found.id}", waiting):
-        image = _cached(found.id, source)
+        image = cached(found.id, source.store, source.platform)
         return image if image is not None else fetch(found, source)
 
 
@@ -107,7 +104,7 @@ def fetch(found: EngineImage, source: Source) -> Image:
             with source.engine.export(found.id, source.platform) as chunks:
                 receiver.receive(_watched(chunks, found, source))
             source.progress.phase("checking the image")
-            bundle = receiver.bundle(found.id)
+            bundle = receiver.bundle(found.id, source.platform)
         for diff_id, path in bundle.layers.items():
             store.adopt_layer(path, diff_id)
         for path in receiver.index_dir.iterdir():

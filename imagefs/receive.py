@@ -3,7 +3,7 @@
 Owns the files of one fetch in its workspace, and the rule that binds them: manifest.json names
 the configuration and the layers, the configuration names their digests, and every digest must be
 that of the bytes which came. The members' names say nothing until then, since Docker sends
-manifest.json last. A Receiver belongs to one thread, and has one of its own until it is closed.
+manifest.json last. A Receiver belongs to one thread, and has two of its own until it is closed.
 """
 
 import json
@@ -11,12 +11,15 @@ import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from imagefs import imageconfig
+from imagefs.compression import MAGIC_BYTES, Compression, plain, recognise
+from imagefs.engine import same_platform
 from imagefs.errors import CorruptArchive, EngineError
 from imagefs.exportstream import members
 from imagefs.hashing import HashedFile
@@ -27,6 +30,9 @@ from imagefs.tarfmt import LNKTYPE, REGTYPE, SYMTYPE
 _MAX_JSON = 16 << 20
 _MAX_LINKS = 16
 _CHUNK = 1 << 20
+_WORKERS = 2
+_MAX_LAYER = 1 << 42
+_NOTHING = memoryview(b"")
 # What Docker keeps beside each layer for versions before 1.10, and what nobody needs here.
 _UNUSED = frozenset({"VERSION", "json", "repositories", "oci-layout", "index.json"})
 
@@ -43,11 +49,15 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A member's content: where it is, and its digest; `stored` where the store has it already."""
+    """A member's content: where it is, and its digest; `stored` where the store has it already.
+
+    `plain` is what it decompresses to, where it is compressed.
+    """
 
     blob: Blob
     digest: str
     stored: bool = False
+    plain: "Future[_Part] | None" = None
 
 
 class Receiver:
@@ -67,10 +77,11 @@ class Receiver:
         self._expected = frozenset(expected)
         found = {diff_id: store.layer(diff_id) for diff_id in self._expected}
         self._present = {diff_id: blob for diff_id, blob in found.items() if blob is not None}
+        self._numbers = count()
         self._parts: dict[str, _Part] = {}
         self._links: dict[str, str] = {}
-        self._settling = ThreadPoolExecutor(1, "imagefs-settle")
-        self._settled: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(_WORKERS, "imagefs-settle")
+        self._settled: dict[str, Future[None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +92,7 @@ class Receiver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._settling.shutdown(cancel_futures=error is not None)
+        self._pool.shutdown(cancel_futures=error is not None)
 
     def receive(self, chunks: Iterator[bytes]) -> None:
         """Take in a whole stream."""
@@ -97,27 +108,44 @@ class Receiver:
 
     def _take(self, size: int, content: Iterator[memoryview]) -> _Part:
         """Take a member's content in; it is not written again if the store turns out to have it."""
-        same, rest = 0, memoryview(b"")
+        same, rest = 0, _NOTHING
         likely = next((item for item in self._present.items() if item[1].length == size), None)
         if likely is not None:
             diff_id, blob = likely
             same, rest = _compare(blob.path, content)
             if same == size:
                 return _Part(blob, diff_id, stored=True)
-        with HashedFile(self._work / f"part{len(self._parts)}") as file:
+        with HashedFile(self._work / f"part{next(self._numbers)}") as file:
             if likely is not None:
                 _copy(likely[1].path, same, file)
             file.write(rest)
             for piece in content:
                 file.write(piece)
             blob = file.finish(sync=False)
-        if file.digest in self._present and self._present[file.digest].length == size:
-            file.path.unlink()
-            return _Part(self._present[file.digest], file.digest, stored=True)
-        part = _Part(blob, file.digest)
-        if part.digest in self._expected:
-            self._settled.append(self._settling.submit(self._settle, part))
+        return self._taken(blob, file.digest)
+
+    def _taken(self, blob: Blob, digest: str) -> _Part:
+        """Let the threads of the pool do what has to be done with a new file."""
+        present = self._present.get(digest)
+        if present is not None and present.length == blob.length:
+            blob.path.unlink()
+            return _Part(present, digest, stored=True)
+        part = _Part(blob, digest)
+        if digest in self._expected:
+            self._settled[digest] = self._pool.submit(self._settle, part)
+        elif (kind := _compression(blob.path)) is not None:
+            return replace(part, plain=self._pool.submit(self._expand, part, kind))
         return part
+
+    def _expand(self, part: _Part, kind: Compression) -> _Part:
+        """Decompress a layer, as the containerd image store sends it."""
+        path = part.blob.path
+        with path.open("rb", buffering=0) as source, HashedFile(path.with_suffix(".tar")) as out:
+            for piece in plain(source.read, kind, _MAX_LAYER):
+                out.write(piece)
+            blob = out.finish(sync=False)
+        path.unlink()
+        return self._taken(blob, out.digest)
 
     def _settle(self, part: _Part) -> None:
         """Index a layer while its bytes are in memory, and see them to the disk."""
@@ -129,8 +157,8 @@ class Receiver:
         finally:
             os.close(fd)
 
-    def bundle(self, engine_id: str) -> Bundle:
-        """Bind what came together, or raise EngineError if it is not the image of that id."""
+    def bundle(self, engine_id: str, platform: str | None) -> Bundle:
+        """Bind what came together, or raise EngineError if it is not the image asked for."""
         try:
             entry, manifest = self._manifest()
             config_part, config = self._small(_string(entry, "Config"))
@@ -138,13 +166,16 @@ class Receiver:
             layers = self._layers(entry.get("Layers"), facts.diff_ids)
         except CorruptArchive as error:
             raise EngineError(f"the engine's export is broken: {error}") from error
-        # In the containerd image store, an id is the digest of an index or manifest.
-        if config_part.digest != engine_id and self._expected != set(facts.diff_ids):
+        # In the containerd image store, an id is the digest of an index or manifest in the export,
+        # but for a single platform's, which comes without the index.
+        known = {config_part.digest, *(part.digest for part in self._parts.values())}
+        asked_for = platform is not None and same_platform(platform, facts.platform)
+        if engine_id not in known and not asked_for:
             raise EngineError(
                 f"the engine was asked for image {engine_id} and exported {config_part.digest}"
             )
-        for settled in self._settled:
-            settled.result()
+        for future in self._settled.values():
+            future.result()
         return Bundle(config_part.digest, config, manifest, layers)
 
     def _manifest(self) -> tuple[dict[str, Any], bytes]:
@@ -169,12 +200,16 @@ class Receiver:
         new = {}
         for number, (name, diff_id) in enumerate(zip(names, diff_ids, strict=True)):
             part = self._find(name)
+            if part.digest != diff_id and part.plain is not None:
+                part = part.plain.result()
             if part.digest != diff_id:
                 raise CorruptArchive(
                     f"layer {number} should have the digest {diff_id}, and has {part.digest}"
                 )
             if not part.stored:
                 new[diff_id] = part.blob.path
+                if diff_id not in self._settled:
+                    self._settled[diff_id] = self._pool.submit(self._settle, part)
         return new
 
     def _small(self, name: str) -> tuple[_Part, bytes]:
@@ -197,6 +232,11 @@ class Receiver:
         return self._parts[path]
 
 
+def _compression(path: Path) -> Compression | None:
+    with path.open("rb", buffering=0) as file:
+        return recognise(file.read(MAGIC_BYTES))
+
+
 def _compare(path: Path, content: Iterator[memoryview]) -> tuple[int, memoryview]:
     """Compare content with a file; return how much is the same, and the piece that is not."""
     same = 0
@@ -205,7 +245,7 @@ def _compare(path: Path, content: Iterator[memoryview]) -> tuple[int, memoryview
             if file.read(len(piece)) != piece:
                 return same, piece
             same += len(piece)
-    return same, memoryview(b"")
+    return same, _NOTHING
 
 
 def _copy(path: Path, length: int, target: HashedFile) -> None:

@@ -284,6 +284,11 @@ class Store:
         record = read_ref(self._ref_path(key))
         return record["image"] if record else None
 
+    def named(self, name: str) -> list[str]:
+        """Return the ids of the images that are remembered by a name, by whatever key."""
+        records = map(read_ref, self.refs_dir.iterdir())
+        return sorted({record["image"] for record in records if record and record["name"] == name})
+
     def names_of(self, image_id: str) -> tuple[str, ...]:
         """Return the names by which an image is remembered, sorted."""
         records = map(read_ref, self.refs_dir.iterdir())
