@@ -105,7 +105,8 @@ _SERVE_OPTIONS = _options(
         help="What the daemon logs.",
     ),
 )
-_MOUNTPOINT = click.argument("mountpoint", type=click.Path(path_type=Path))
+# Not click.Path, which looks at the path: a dead mount fails then, and one that hangs, hangs.
+_MOUNTPOINT = click.argument("mountpoint", type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -168,7 +169,7 @@ def serve(mountpoint: Path, host: str | None, platform: str | None, **options: A
 
 
 @cli.command()
-@click.argument("mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=click.Path(path_type=Path))
+@click.argument("mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=Path)
 @click.option("-l", "--lazy", is_flag=True, help="Detach a busy mount now; it ends when unused.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Unmount all mounts of imagefs.")
 def unmount(mountpoints: tuple[Path, ...], lazy: bool, everything: bool) -> None:
