@@ -21,6 +21,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 def nanoseconds(node: Node) -> int:
     """Return a node's mtime as st_mtime_ns has it."""
-    return round(node.mtime * 10**9)
+    return int(Fraction(node.mtime) * 10**9)
 
 
 def write_tree(root: Path) -> None:

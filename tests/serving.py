@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from imagefs.fuse.mount import MountOptions, unmount_for_good
 from tests import conformance
 from tests.memfs import LiveFs, MemFs
 from tests.needs import need_fuse, unavailable
-from tests.tars import File
+from tests.tars import File, fs_of, layer
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = ("native", "libfuse")
 NOBODY = 65534
+CONTROL = "IMAGEFS_TEST_CONTROL"
+"""The variable that gives a served tree a folder of the host: see `memfs.LiveFs`."""
 
 # What a driver imports only once it runs, and could not after setuid if the interpreter lies in
 # a home directory.
@@ -87,6 +90,7 @@ def served(
     uid: int = 0,
     allow_other: bool = False,
     source: str = "test",
+    control: Path | None = None,
 ) -> Iterator[Served]:
     """Serve one of `TREES` at a mount point for as long as the context lasts.
 
@@ -96,6 +100,7 @@ def served(
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.serving", *arguments],
         cwd=ROOT,
+        env=os.environ | {CONTROL: os.fspath(control)} if control is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -121,7 +126,12 @@ def served(
 
 
 def _live() -> FileSystem:
-    return LiveFs(Path(os.environ["IMAGEFS_TEST_CONTROL"]))
+    return LiveFs(Path(os.environ[CONTROL]))
+
+
+def _image() -> FileSystem:
+    folder = Path(tempfile.mkdtemp(dir=os.environ[CONTROL]))
+    return fs_of([layer(conformance.CONTENT)], folder, "rootfs")
 
 
 def _many(directories: int, files: int) -> FileSystem:
@@ -135,6 +145,7 @@ def _many(directories: int, files: int) -> FileSystem:
 
 TREES: dict[str, Callable[[], FileSystem]] = {
     "conformance": functools.partial(MemFs, conformance.CONTENT),
+    "image": _image,
     "live": _live,
     "many": functools.partial(_many, 600, 100),
     "large": lambda: MemFs({"large": File(bytes(range(256)) * (1 << 20))}),

@@ -26,17 +26,20 @@ def on_disk(folder: Path, mountpoint: Path) -> Iterator[None]:
         subprocess.run(["umount", mountpoint], check=True)
 
 
-@pytest.fixture(scope="module", params=["disk", *DRIVERS])
+@pytest.fixture(scope="module", params=["disk", *DRIVERS, "image"])
 def tree(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """The tree of `conformance.CONTENT`, mounted."""
+    """The tree of `conformance.CONTENT`, mounted: by each driver from memory, and as an image."""
     folder = tmp_path_factory.mktemp("conformance")
     mountpoint = folder / "tree"
     mountpoint.mkdir()
     need_root_and_fuse(request.param)
     if request.param == "disk":
         with on_disk(folder, mountpoint):
+            yield mountpoint
+    elif request.param == "image":
+        with served("native", "image", mountpoint, control=folder):
             yield mountpoint
     else:
         with served(request.param, "conformance", mountpoint):

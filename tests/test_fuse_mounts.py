@@ -49,10 +49,9 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def control(tmp_path: Path) -> Path:
     """The folder that steers `memfs.LiveFs`."""
     (tmp_path / "names").mkdir()
-    monkeypatch.setenv("IMAGEFS_TEST_CONTROL", str(tmp_path))
     return tmp_path
 
 
@@ -304,7 +303,7 @@ def test_nothing_to_unmount(place: Path) -> None:
 @EVERY_DRIVER
 def test_changes_show_within_two_seconds(driver: str, place: Path, control: Path) -> None:
     """In a directory that changes, new names come and old ones go, listed and looked up."""
-    with served(driver, "live", place):
+    with served(driver, "live", place, control=control):
         changing = place / "changing"
         assert os.listdir(changing) == []
         assert not (changing / "new").exists()
@@ -320,7 +319,7 @@ def test_changes_show_within_two_seconds(driver: str, place: Path, control: Path
 @EVERY_DRIVER
 def test_a_slow_directory_holds_up_nobody_else(driver: str, place: Path, control: Path) -> None:
     """While one reader waits for a slow directory, all else answers; then the reader gets it."""
-    with served(driver, "live", place):
+    with served(driver, "live", place, control=control):
         with subprocess.Popen(["ls", place / "slow"], stdout=subprocess.PIPE) as waiting:
             for number in range(20):
                 assert (place / "calm/file").read_text() == "."
@@ -333,7 +332,7 @@ def test_a_slow_directory_holds_up_nobody_else(driver: str, place: Path, control
 
 def test_whoever_waits_may_leave(place: Path, control: Path) -> None:
     """Ctrl-C ends waiting for a slow directory at once; the mount goes on, and ends."""
-    with served("native", "live", place) as it:
+    with served("native", "live", place, control=control) as it:
         waiting = subprocess.Popen(["ls", place / "slow"], stderr=subprocess.DEVNULL)
         assert_waits(waiting, it)
         waiting.send_signal(signal.SIGINT)

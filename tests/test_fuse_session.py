@@ -208,6 +208,12 @@ def test_lookup_of_nothing_is_remembered(session: Session) -> None:
     assert body == bytes(16) + FOR_EVER + bytes(104)
 
 
+def test_lookup_of_what_is_too_long_for_a_name(session: Session) -> None:
+    """Names end at 255 bytes, though the kernel would pass on longer ones."""
+    assert answer(session, abi.FUSE_LOOKUP, 1, b"n" * 255 + b"\0")[0] == 0
+    assert answer(session, abi.FUSE_LOOKUP, 1, b"n" * 256 + b"\0")[0] == errno.ENAMETOOLONG
+
+
 @pytest.mark.parametrize(
     ("node", "name", "found"), [(DIR, b".", DIR), (DIR, b"..", 1), (1, b"..", 1), (1, b".", 1)]
 )

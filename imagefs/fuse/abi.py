@@ -14,6 +14,7 @@ FUSE_KERNEL_VERSION = 7
 FUSE_KERNEL_MINOR_VERSION = 45
 FUSE_ROOT_ID = 1
 FUSE_MIN_READ_BUFFER = 8192
+NAME_MAX = 255  # <linux/limits.h>; the protocol itself would let names have 1024 bytes
 
 # enum fuse_opcode
 FUSE_LOOKUP = 1
@@ -108,10 +109,9 @@ ATTR_REPLY = Struct("=IiQ" + _ATTR_OUT)
 NEGATIVE_REPLY = Struct("=IiQQ8xQ104x")
 
 # Whole records of a directory: [n] holds a name of up to 8 * n bytes ("s" pads it with NUL).
-_NAME_MAX = 255
-DIRENT = tuple(Struct(f"={_DIRENT}{8 * n}s") for n in range(_NAME_MAX // 8 + 2))
+DIRENT = tuple(Struct(f"={_DIRENT}{8 * n}s") for n in range(NAME_MAX // 8 + 2))
 # struct fuse_direntplus: entry_out, dirent
-DIRENTPLUS = tuple(Struct(f"={_ENTRY_OUT}{_DIRENT}{8 * n}s") for n in range(_NAME_MAX // 8 + 2))
+DIRENTPLUS = tuple(Struct(f"={_ENTRY_OUT}{_DIRENT}{8 * n}s") for n in range(NAME_MAX // 8 + 2))
 
 # struct fuse_init_in up to 7.35: major, minor, max_readahead, flags (later ones add flags2)
 INIT_IN = Struct("=IIII")

@@ -20,6 +20,7 @@ from typing import IO, Any
 from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
 from imagefs.filesystem import ROOT_ID, Attr, FileSystem
+from imagefs.fuse.abi import NAME_MAX
 from imagefs.fuse.mount import MountOptions, check, escaped
 from imagefs.fuse.replies import denial, errno_of
 
@@ -278,6 +279,8 @@ class _Directories:
         return node
 
     def _child(self, parent: int, name: str) -> Attr:
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "longer than any name")
         attr = self._fs.lookup(parent, name.encode(_ENCODING))
         if attr is None:
             raise OSError(errno.ENOENT, "no such name")

@@ -282,4 +282,6 @@ def _directory(unique: int, records: list[bytes], room: int) -> Reply:
 def _name(request: bytes, start: int) -> bytes:
     if request[-1] or len(request) < start + 2:
         raise OSError(errno.EINVAL, "a name is missing, or its NUL")
+    if len(request) > start + 1 + abi.NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, "longer than any name")
     return request[start:-1]
