@@ -35,7 +35,11 @@ def main(folder: Path, mountpoint: Path) -> None:
     index_dir = folder / "index"
     index_dir.mkdir(exist_ok=True)
     catalog = Catalog(lambda: NAMES, load, index_dir)
-    server.serve(catalog, mountpoint, MountOptions(), lambda: os.write(1, b"ready\n"))
+
+    def ready() -> None:
+        os.write(1, b"ready\n")
+
+    server.serve(catalog, mountpoint, MountOptions(), ready)
 
 
 if __name__ == "__main__":
