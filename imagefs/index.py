@@ -255,7 +255,8 @@ def key_of(layer: Layer) -> bytes:
     """Return the 32-byte key of a layer's index: what the layer is, or where it lies.
 
     A layer in the store is known by its diff id alone. One that is read in place is known by its
-    file's path, device, inode, size and modification time, and its place in the file.
+    file's path, device, inode, size and modification time, and its place in the file. What is left
+    of a damaged layer has an index apart, so that it never passes for a whole one.
     """
     if layer.stored:
         identity: tuple[object, ...] = ("layer", layer.diff_id)
@@ -270,6 +271,7 @@ def key_of(layer: Layer) -> bytes:
             status.st_mtime_ns,
             blob.offset,
             blob.length,
+            *(("keep going",) if layer.keep_going else ()),
         )
     return hashlib.sha256(
         repr((rows.VERSION, identity)).encode("utf-8", "surrogateescape")
@@ -318,7 +320,10 @@ def build(layer: Layer, index_dir: Path) -> None:
     from imagefs import indexbuild  # noqa: PLC0415
 
     key = key_of(layer)
-    parts = indexbuild.index_parts(blob_of(layer), key)
+    try:
+        parts = indexbuild.index_parts(blob_of(layer), key, keep_going=layer.keep_going)
+    except CorruptArchive as error:
+        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
     publish(path_of(index_dir, key), parts)
 
 

@@ -32,7 +32,7 @@ def summaries(image: Image, indexes: Sequence[Index]) -> list[LayerSummary]:
             files=index.count - 1 - index.whiteouts,
             whiteouts=index.whiteouts,
             created_by=layer.created_by,
-            notes=tuple(index.notes()),
+            notes=(*filter(None, (layer.damage,)), *index.notes()),
         )
         for name, layer, index in zip(image.layer_names(), image.layers, indexes, strict=True)
     ]
