@@ -1,6 +1,6 @@
-"""Users of this machine who type commands of imagefs: whoever runs the tests, and ordinary ones.
+"""Users of this machine who type commands of imagefs: whoever runs the tests, and others.
 
-Ordinary users live in a mount namespace of their own, where they find the checkout and the
+The others live in a mount namespace of their own, where they find the checkout and the
 interpreter wherever those lie, and a /dev/fuse that anybody may open, as udev makes it. Nothing
 of the machine itself is changed for them.
 """
@@ -138,8 +138,8 @@ def caller(home: Path) -> Iterator[User]:
 
 
 @contextlib.contextmanager
-def ordinary(*uids: int) -> Iterator[tuple[User, ...]]:
-    """Be ordinary users, who see each other's mounts if they may."""
+def others(*uids: int) -> Iterator[tuple[User, ...]]:
+    """Be other users, or root, in one namespace: they see each other's mounts, if they may."""
     need_fuse(user=True)
     # TMPDIR may be closed to them.
     world = Path(tempfile.mkdtemp(prefix="imagefs-users-", dir="/tmp"))
@@ -159,23 +159,23 @@ def ordinary(*uids: int) -> Iterator[tuple[User, ...]]:
         assert holder.stderr is not None
         if holder.stdout.readline() != b"ready\n":
             pytest.fail(holder.stderr.read().decode())
-        yield tuple(_ordinary(uid, world, holder.pid) for uid in uids)
+        yield tuple(_other(uid, world, holder.pid) for uid in uids)
     finally:
         _end_daemons(world)
         holder.communicate()
         shutil.rmtree(world)
 
 
-def _ordinary(uid: int, world: Path, holder: int) -> User:
+def _other(uid: int, world: Path, holder: int) -> User:
     home = world / f"home-{uid}"
     home.mkdir(mode=0o700)
     os.chown(home, uid, uid)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    become = ["--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+    become = [SETPRIV, "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
     enter = ["nsenter", f"--mount=/proc/{holder}/ns/mnt", f"--wdns={home}"]
     environment = _environment(home, [world / "checkout", world / "site"])
     python = world / "python" / "bin" / version
-    return User(home, python, (*enter, SETPRIV, *become), environment)
+    return User(home, python, (*enter, *become), environment)
 
 
 def _environment(home: Path, path: Sequence[Path]) -> dict[str, str]:
