@@ -248,6 +248,9 @@ class Engine:
             if len(body) >= 65536:
                 break
         said = error_message(body)
+        # Go's TLS server says in plain text, without a type, that it wants TLS.
+        if said is None and response.headers.get("Content-Type", "text/plain")[:10] == "text/plain":
+            said = one_line(body.decode("utf-8", "replace")) or None
         if 300 <= status < 400:
             said = "a redirection; engines never redirect"
         elif said is None:

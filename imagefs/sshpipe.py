@@ -25,6 +25,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         super().__init__("localhost", timeout=timeout)
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._last_words = ""
 
     def connect(self) -> None:
         """Start ssh with one end of a socket pair as its standard input and output."""
@@ -49,15 +50,11 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         try:
             return super().getresponse()
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            raise OSError(self._said() or str(error)) from error
-
-    def _said(self) -> str:
-        self._complaints.seek(0)
-        lines = self._complaints.read(65536).decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else ""
+            self.close()
+            raise (OSError(self._last_words) if self._last_words else error) from None
 
     def close(self) -> None:
-        """Close the pipe, on which ssh ends."""
+        """Close the pipe, on which ssh ends, and keep its last words."""
         super().close()
         process, self._process = self._process, None
         if process is None:
@@ -67,7 +64,10 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._complaints.close()
+        with self._complaints as complaints:
+            complaints.seek(0)
+            lines = complaints.read(65536).decode("utf-8", "replace").strip().splitlines()
+        self._last_words = lines[-1] if lines else ""
 
 
 class _SshPool(urllib3.connectionpool.HTTPConnectionPool):

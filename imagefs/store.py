@@ -93,10 +93,12 @@ class Store:
                 f"{self.root}: the cache belongs to uid {status.st_uid}, not to you;"
                 " set IMAGEFS_CACHE to a directory of your own"
             )
-        if not (self.root / _TAG).exists():
-            if any(self.root.iterdir()):
+        tag = self.root / _TAG
+        if not tag.exists():
+            # Another process may be making the cache: then the tag is what makes it not empty.
+            if any(self.root.iterdir()) and not tag.exists():
                 raise HostError(f"{self.root}: is neither empty nor a cache of imagefs")
-            (self.root / _TAG).write_bytes(_TAG_CONTENT)
+            tag.write_bytes(_TAG_CONTENT)
         if status.st_mode & 0o077:
             self.root.chmod(0o700)
         for directory in (
