@@ -10,6 +10,7 @@ tool writes them: bytes are a file, None is a directory, a string is a symbolic 
 import gzip
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,14 @@ def unpack(path: Path, layout: Layout) -> Path:
 
 def gz(content: bytes) -> bytes:
     return gzip.compress(content, 6, mtime=0)
+
+
+def zstd(content: bytes) -> bytes:
+    if sys.version_info >= (3, 14):
+        from compression import zstd as module  # noqa: PLC0415
+    else:
+        from backports import zstd as module  # noqa: PLC0415
+    return module.compress(content)
 
 
 Pack: TypeAlias = Callable[[bytes], bytes]

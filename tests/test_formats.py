@@ -2,63 +2,23 @@
 
 import bz2
 import lzma
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagefs.image import Image
-from imagefs.progress import Silent
-from imagefs.source import SourceRequest, open_image
 from imagefs.store import Store
-from imagefs.vfs import ImageFs, image_fs
+from imagefs.vfs import image_fs
 from tests import samples, tars
+from tests.opening import opened, trees, trees_of
 from tests.samples import SampleImage
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
-
-
-def opened(path: Path | str, store: Store, **options: Any) -> Image:
-    return open_image(SourceRequest(str(path), **options), store, Silent())
-
-
-def tree_of(fs: ImageFs, top: str = "") -> dict[str, tuple[Any, ...]]:
-    """Return all there is to say of all that lies below `top`: what stat(2), readlink(2), read(2)
-    and getxattr(2) would say, but for inode numbers, of which only equality counts.
-    """
-    names: dict[int, str] = {}
-    tree = {}
-    for path, attr in sorted(tars.paths(fs, top).items()):
-        kind = attr.mode & 0o170000
-        said = fs.readlink(attr.ino) if kind == 0o120000 else b""
-        if kind == 0o100000:
-            said = fs.read(attr.ino, 0, attr.size)
-        xattrs = [(name, fs.getxattr(attr.ino, name)) for name in sorted(fs.listxattr(attr.ino))]
-        tree[path] = (*attr[1:], names.setdefault(attr.ino, path), said, xattrs)
-    return tree
-
-
-def expected(image: SampleImage, folder: Path) -> dict[str, tuple[Any, ...]]:
-    folder.mkdir(exist_ok=True)
-    fs = tars.fs_of(image.layers, folder)
-    return {
-        path: said
-        for top in ("rootfs", "layers", "snapshots")
-        for path, said in tree_of(fs, top).items()
-    }
-
-
-def found(image: Image, store: Store) -> dict[str, tuple[Any, ...]]:
-    fs = image_fs(image, store.index_dir, None)
-    return {
-        path: said
-        for top in ("rootfs", "layers", "snapshots")
-        for path, said in tree_of(fs, top).items()
-    }
 
 
 LAYOUTS: Mapping[str, Callable[[SampleImage], Any]] = {
@@ -97,4 +57,101 @@ def test_each_layout_gives_the_same_tree(
     assert [layer.created_by for layer in made.layers] == [
         step["created_by"] for step in image.history if not step.get("empty_layer")
     ]
-    assert found(made, store) == expected(image, tmp_path / "expected")
+    assert trees(made, store) == trees_of(image.layers, tmp_path / "expected")
+
+
+OUTER: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": samples.gz,
+    "gzip, several members": lambda data: samples.gz(data[:5000]) + samples.gz(data[5000:]),
+    "zstd": samples.zstd,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("layout", ["docker 1.10 to 24", "oci archive", "buildkit type=docker"])
+def test_a_compressed_archive_is_decompressed_once(
+    outer: str, layout: str, tmp_path: Path, store: Store
+) -> None:
+    """The archive as a whole may be compressed; the next mount reads nothing of it again."""
+    packed = OUTER[outer](samples.tar_of(LAYOUTS[layout](samples.IMAGE)))
+    path = samples.write(tmp_path / "archive", packed)
+    made = opened(path, store)
+    assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
+    before = path.stat()
+    path.write_bytes(packed[:6] + bytes(len(packed) - 6))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opened(path, store) == made
+
+
+def test_a_flat_root_is_one_layer(tmp_path: Path, store: Store) -> None:
+    """What `docker export` or BuildKit's type=tar writes mounts as an image of one layer."""
+    path = samples.write(tmp_path / "root.tar", samples.BOTTOM)
+    made = opened(path, store)
+    tree = trees(made, store)["rootfs"]
+    expected = trees_of([samples.BOTTOM], tmp_path / "expected")["rootfs"]
+    assert [(name, said[:-1]) for name, said in tree.items()] == [
+        (name, said[:-1]) for name, said in expected.items()
+    ]
+    assert made.layers[0].diff_id.startswith("flat:")
+
+
+def test_a_flat_root_may_hold_a_manifest_json(tmp_path: Path, store: Store) -> None:
+    """A root file system with a file of that name is none the less a root file system."""
+    root = tars.layer({"etc/": "", "etc/motd": "hello", "manifest.json": '{"name": "app"}'})
+    made = opened(samples.write(tmp_path / "root.tar", root), store)
+    assert trees(made, store)["rootfs"].keys() == {"etc", "etc/motd", "manifest.json"}
+
+
+def test_archives_before_docker_1_10(tmp_path: Path, store: Store) -> None:
+    """Without manifest.json, names lead to layers, and layers to their parents."""
+    for tagged in (True, False):
+        layout = samples.docker_1_9(samples.IMAGE, tagged=tagged)
+        made = opened(samples.write(tmp_path / f"{tagged}", layout), store)
+        assert made.names == (("sample/app:1",) if tagged else ())
+        assert all(layer.diff_id.startswith("v1:") for layer in made.layers)
+        assert [layer.created_by for layer in made.layers] == [
+            f"/bin/sh -c step {number}" for number in range(3)
+        ]
+        fs = image_fs(made, store.index_dir, None)
+        other = tars.fs_of(samples.IMAGE.layers, folder(tmp_path / "expected"))
+        assert tars.shown(fs) == tars.shown(other)
+
+
+DIRECTORIES: Mapping[str, Callable[[SampleImage], samples.Layout]] = {
+    "oci layout": samples.oci_layout,
+    "containerd, unpacked": samples.containerd,
+    "dir:": samples.docker_dir,
+    "docker save, unpacked": samples.docker_20,
+}
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+def test_directories_are_archives_too(name: str, tmp_path: Path, store: Store) -> None:
+    """OCI layouts, `dir:`, and what somebody unpacked, mount as directories."""
+    path = samples.unpack(tmp_path / "directory", DIRECTORIES[name](samples.IMAGE))
+    made = opened(path, store)
+    assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
+
+
+def test_empty_layers_are_layers(tmp_path: Path, store: Store) -> None:
+    """A layer of nothing but NUL bytes, of either usual length, packed or not, is a layer."""
+    image = SampleImage((samples.BOTTOM, bytes(1024), bytes(10240)))
+    for number, layout in enumerate((samples.docker_20(image), samples.kaniko(image))):
+        made = opened(samples.write(tmp_path / f"{number}", layout), store)
+        assert trees(made, store) == trees_of(image.layers, tmp_path / "expected")
+
+
+def test_stored_layers_are_not_decompressed_again(tmp_path: Path, store: Store) -> None:
+    """Another archive of the same layers, packed in another way, finds them in the store."""
+    opened(samples.write(tmp_path / "one", samples.kaniko(samples.IMAGE)), store)
+    before = {path: path.stat().st_ino for path in store.layers_dir.iterdir()}
+    made = opened(samples.write(tmp_path / "two", samples.oci_layout(samples.IMAGE)), store)
+    assert all(layer.stored for layer in made.layers)
+    assert {path: path.stat().st_ino for path in store.layers_dir.iterdir()} == before
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
