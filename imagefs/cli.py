@@ -171,7 +171,13 @@ def serve(mountpoint: Path, host: str | None, platform: str | None, **options: A
 @cli.command()
 @click.argument("mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=Path)
 @click.option("-l", "--lazy", is_flag=True, help="Detach a busy mount now; it ends when unused.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Unmount all mounts of imagefs.")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Unmount all mounts of yours; as root, everybody's.",
+)
 def unmount(mountpoints: tuple[Path, ...], lazy: bool, everything: bool) -> None:
     """Take mounts away, dead ones too."""
     from imagefs import commands  # noqa: PLC0415

@@ -159,11 +159,13 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool) -> None:
     """Unmount these, or all of ours; go on after a failure, and fail in the end."""
     from imagefs import mounts  # noqa: PLC0415
 
-    places = mountpoints or [Path(one.mountpoint) for one in registry().mounts()][::-1]
+    known = registry()
+    own = [Path(one.mountpoint) for one in known.mounts() if mounts.is_own(one.owner)]
     failures = []
-    for place in places:
+    for place in mountpoints or own[::-1]:
         try:
-            mounts.unmount(place, lazy=lazy)
+            # Who still works in a dead mount has nothing to lose.
+            mounts.unmount(place, lazy=lazy or known.is_dead(place))
         except MountError as error:
             failures.append(str(error))
     if failures:

@@ -7,6 +7,7 @@ caller along.
 
 import logging
 import os
+import signal
 import socket
 import stat
 import sys
@@ -38,7 +39,12 @@ def detach(work: Work, level: int) -> int:
         _be_daemon(work, tell, level)
     os.close(tell)
     with open(told, "rb") as answers:
-        answer = answers.read(1)
+        try:
+            answer = answers.read(1)
+        except KeyboardInterrupt:
+            # The daemon's session is not the terminal's, and has not been interrupted.
+            os.kill(pid, signal.SIGTERM)
+            raise
         if answer == _READY:
             return pid
         answer += answers.read()
@@ -95,7 +101,10 @@ def log_to_terminal(level: int) -> None:
 
 
 def log_to_system(level: int) -> None:
-    """Send what is logged to the journal or syslog; to `log_file()` where there is neither."""
+    """Send what is logged to the journal or syslog; to `log_file()` where there is neither.
+
+    Where that cannot be written, nothing is logged: it is no reason not to serve.
+    """
     from logging.handlers import RotatingFileHandler, SysLogHandler  # noqa: PLC0415
 
     handler: logging.Handler
@@ -106,10 +115,13 @@ def log_to_system(level: int) -> None:
         handler.ident = f"imagefs[{os.getpid()}]: "
         form = "%(message)s"
     except OSError:
-        path = log_file()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1, delay=True)
         form = "%(asctime)s imagefs[%(process)d] %(levelname)s %(message)s"
+        try:
+            path = log_file()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1)
+        except OSError:
+            handler = logging.NullHandler()
     logging.basicConfig(level=level, handlers=[handler], format=form, force=True)
 
 

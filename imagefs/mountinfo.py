@@ -14,13 +14,17 @@ _MOST_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo; see proc_pid_mountinfo(5). `device` is its `major:minor`."""
+    """A line of mountinfo; see proc_pid_mountinfo(5). `device` is its `major:minor`.
+
+    `owner` is the uid of who mounted it, which the kernel keeps for FUSE alone.
+    """
 
     device: str
     mountpoint: str
     options: str
     fstype: str
     source: str
+    owner: int | None = None
 
 
 def parse(content: bytes) -> list[Mount]:
@@ -31,9 +35,9 @@ def parse(content: bytes) -> list[Mount]:
         before, _, after = line.partition(" - ")
         here, there = before.split(" "), after.split(" ")
         if len(here) >= 6 and len(there) >= 2:
-            mounts.append(
-                Mount(here[2], _plain(here[4]), here[5], _plain(there[0]), _plain(there[1]))
-            )
+            place, fstype, source = map(_plain, (here[4], there[0], there[1]))
+            owner = _owner(there[2:])
+            mounts.append(Mount(here[2], place, here[5], fstype, source, owner))
     return mounts
 
 
@@ -67,6 +71,11 @@ def absolute(path: Path) -> str:
     if tail in ("", ".", ".."):
         return os.path.realpath(text or "/")
     return os.path.join(os.path.realpath(head), tail)
+
+
+def _owner(super_options: list[str]) -> int | None:
+    match = re.search(r"(?:^|,)user_id=(\d+)", super_options[0]) if super_options else None
+    return int(match[1]) if match else None
 
 
 def _plain(field: str) -> str:

@@ -22,10 +22,14 @@ _OURS = {fuse_mount.FSTYPE}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a daemon says of itself; `started` is its start in clock ticks since boot (proc(5))."""
+    """What a daemon says of itself; `started` is its start in clock ticks since boot (proc(5)).
+
+    `device` tells its mount from a later one in the same place.
+    """
 
     source: str
     mountpoint: str
+    device: str
     pid: int
     started: int
     since: str
@@ -35,11 +39,12 @@ class Record:
 class LiveMount:
     """A mount of imagefs; `pid` and `since` are None where its daemon left no record.
 
-    `alive` is False where the daemon is known to be dead.
+    `owner` is the uid of who mounted it; `alive` is False where the daemon is known to be dead.
     """
 
     source: str
     mountpoint: str
+    owner: int | None
     pid: int | None
     since: str | None
     alive: bool
@@ -73,9 +78,11 @@ class Registry:
     def add(self, source: str, mountpoint: Path) -> Path:
         """Record that this process serves a mount; return the record, to be removed at the end."""
         pid = os.getpid()
+        mount = mountinfo.at(mountpoint)
         record = Record(
             source,
             mountinfo.absolute(mountpoint),
+            mount.device if mount else "",
             pid,
             _started(pid) or 0,
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,28 +96,30 @@ class Registry:
 
     def mounts(self) -> list[LiveMount]:
         """Return the mounts of imagefs that the kernel has, in the order they were made."""
-        records = self._records()
-        found = []
-        for mount in mountinfo.mounts():
-            if mount.fstype in _OURS:
-                record = records.get(mount.mountpoint)
-                found.append(_joined(mount, record))
-        return found
+        ours = [mount for mount in mountinfo.mounts() if mount.fstype in _OURS]
+        records = self._records({(mount.mountpoint, mount.device) for mount in ours})
+        return [_joined(one, records.get((one.mountpoint, one.device))) for one in ours]
 
-    def _records(self) -> dict[str, Record]:
-        """Return the records by mount point; those of daemons that left no mount are removed."""
-        mounted = {mount.mountpoint for mount in mountinfo.mounts()}
-        records: dict[str, Record] = {}
+    def is_dead(self, path: Path) -> bool:
+        """Tell whether the mount at `path` is known to have lost its daemon."""
+        mount = mountinfo.at(path)
+        here = [one for one in self.mounts() if mount and one.mountpoint == mount.mountpoint]
+        return bool(here) and not here[-1].alive
+
+    def _records(self, mounted: set[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+        """Return the records of what is mounted; those of the dead that left no mount go."""
+        records: dict[tuple[str, str], Record] = {}
         for path in sorted(self._directory.glob("*.json"), key=_age):
             record = _read(path)
             if record is None:
                 continue
-            if record.mountpoint not in mounted and not _is_alive(record):
+            key = record.mountpoint, record.device
+            if key not in mounted and not _is_alive(record):
                 with contextlib.suppress(OSError):
                     path.unlink()
-            # Where two speak of one place, the living one is right.
-            elif record.mountpoint not in records or _is_alive(record):
-                records[record.mountpoint] = record
+            # Where two speak of one mount, the living one is right.
+            elif key not in records or _is_alive(record):
+                records[key] = record
         return records
 
 
@@ -121,17 +130,24 @@ def unmount(path: Path, *, lazy: bool = False) -> None:
         raise MountError(f"{path}: nothing is mounted here")
     if mount.fstype not in _OURS:
         raise MountError(f"{path}: is a mount of {mount.fstype}, not of imagefs")
+    if not is_own(mount.owner):
+        raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
     try:
         fuse_mount.unmount(Path(mount.mountpoint), lazy)
     except fuse_mount.MountBusyError as error:
         raise MountError(f"{error}; end that, or use --lazy") from error
 
 
+def is_own(owner: int | None) -> bool:
+    """Tell whether this user may unmount what `owner` mounted."""
+    return os.geteuid() in (0, owner)
+
+
 def _joined(mount: mountinfo.Mount, record: Record | None) -> LiveMount:
+    place, owner = mount.mountpoint, mount.owner
     if record is None:
-        return LiveMount(mount.source, mount.mountpoint, None, None, alive=True)
-    alive = _is_alive(record)
-    return LiveMount(record.source, mount.mountpoint, record.pid, record.since, alive)
+        return LiveMount(mount.source, place, owner, None, None, alive=True)
+    return LiveMount(record.source, place, owner, record.pid, record.since, _is_alive(record))
 
 
 def _read(path: Path) -> Record | None:

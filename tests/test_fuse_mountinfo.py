@@ -26,7 +26,7 @@ def test_fields_are_told_apart() -> None:
     found = mountinfo.parse(SAMPLE)
     assert found[0] == Mount("0:20", "/sys", "rw,nosuid,nodev,noexec,relatime", "sysfs", "sysfs")
     assert found[2] == Mount(
-        "0:51", "/mnt/a b\t\\\n", "ro,nosuid,nodev", "fuse.imagefs", "app:v1 x"
+        "0:51", "/mnt/a b\t\\\n", "ro,nosuid,nodev", "fuse.imagefs", "app:v1 x", owner=0
     )
     assert found[3].source == "one"
     assert len(found) == 6
