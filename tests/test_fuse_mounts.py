@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.serving import (
     DRIVERS,
     NOBODY,
     ORDINARY_USER,
+    ROOT,
     Served,
     ServingFailedError,
     device_for_all,
@@ -104,6 +106,24 @@ def test_a_signal_ends_a_busy_mount_too(driver: str, place: Path) -> None:
             os.pread(inside, 4096, 200_000)
         with contextlib.suppress(OSError):
             os.close(inside)
+
+
+@EVERY_DRIVER
+def test_a_mount_that_nobody_was_told_of_is_taken_away(driver: str, place: Path) -> None:
+    """Where `ready` fails, its error is passed on and no mount is left."""
+    program = (
+        "import pathlib, sys\n"
+        "from imagefs.fuse import libfuse, server\n"
+        "from tests.memfs import MemFs\n"
+        f"serve = {'server' if driver == 'native' else 'libfuse'}.serve\n"
+        "serve(MemFs({}), pathlib.Path(sys.argv[1]), server.MountOptions(), lambda: 1 / 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, place], cwd=ROOT, capture_output=True, check=False
+    )
+    assert result.returncode == 1
+    assert b"ZeroDivisionError" in result.stderr
+    assert mountinfo.at(place) is None
 
 
 @EVERY_DRIVER

@@ -8,15 +8,17 @@ call it; nothing is kept between calls.
 import contextlib
 import errno
 import os
-import shutil
-import socket
 import stat
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
+
+# ctypes serves root and the others serve ordinary users: each imported where it is needed.
+if TYPE_CHECKING:
+    import subprocess
 
 FSTYPE = "fuse.imagefs"
 DEVICE = Path("/dev/fuse")
@@ -97,6 +99,8 @@ def check_device() -> None:
 
 def helper() -> str:
     """Return the program that mounts for ordinary users; HostError if it is missing."""
+    import shutil  # noqa: PLC0415
+
     for name in ("fusermount3", "fusermount"):
         found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/bin:/bin")
         if found is not None:
@@ -157,7 +161,7 @@ def _mount_failure(mountpoint: Path, failure: int) -> str:
 
 def _call(function: str, *args: bytes | int) -> int:
     """Call a function of the C library that takes bytes and flags; return its errno, or 0."""
-    import ctypes  # noqa: PLC0415  (only who mounts pays for it)
+    import ctypes  # noqa: PLC0415
 
     libc = ctypes.CDLL(None, use_errno=True)
     typed = [ctypes.c_ulong(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
@@ -166,6 +170,8 @@ def _call(function: str, *args: bytes | int) -> int:
 
 def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
     """Have fusermount3 mount; it hands the open device over through a socket."""
+    import socket  # noqa: PLC0415
+
     words = ["ro", "nosuid", "nodev", f"fsname={escaped(options.source)}", "subtype=imagefs"]
     if options.allow_other:
         words += ["allow_other", "default_permissions"]
@@ -193,7 +199,9 @@ def _unmount_by_helper(place: Path, lazy: bool) -> None:
     raise MountError(f"{place}: cannot unmount: {complaint}")
 
 
-def _run(command: list[str], socket_fd: int | None = None) -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], socket_fd: int | None = None) -> "subprocess.CompletedProcess[bytes]":
+    import subprocess  # noqa: PLC0415
+
     environment = os.environ | {"LC_ALL": "C"}
     descriptors: tuple[int, ...] = ()
     if socket_fd is not None:
@@ -209,7 +217,7 @@ def _run(command: list[str], socket_fd: int | None = None) -> subprocess.Complet
     )
 
 
-def _complaint(result: subprocess.CompletedProcess[bytes]) -> str:
+def _complaint(result: "subprocess.CompletedProcess[bytes]") -> str:
     """Return the last line that a helper wrote to stderr, without its own name."""
     lines = os.fsdecode(result.stderr).strip().splitlines() or [f"exit status {result.returncode}"]
     return lines[-1].partition(": ")[2] or lines[-1]
