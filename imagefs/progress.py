@@ -155,6 +155,7 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
         rich.BarColumn(),
         rich.DownloadColumn(),
         rich.TransferSpeedColumn(),
+        rich.TimeElapsedColumn(),
     )
     with rich.Progress(*columns, console=Console(file=stream), transient=True) as bars:
         yield Bar(bars)

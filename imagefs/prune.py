@@ -49,6 +49,7 @@ def prune(
             aged = oldest is not None and last_used < oldest
             if everything or aged or (keep_bytes is not None and pruning.total > keep_bytes):
                 remove()
+        pruning.clear_refs()
         pruning.clear_locks()
     return Pruned(tuple(pruning.images), tuple(pruning.layers), pruning.freed)
 
@@ -104,10 +105,6 @@ class _Pruning:
 
     def _drop_image(self, image: CachedImage) -> None:
         shutil.rmtree(self._store.image_path(image.id), ignore_errors=True)
-        for path in self._store.refs_dir.iterdir():
-            record = read_ref(path)
-            if record is None or record["image"] == image.id:
-                path.unlink(missing_ok=True)
         self.images.append(image.id)
         for name in set(image.diff_ids):
             self._references[name] -= 1
@@ -133,6 +130,14 @@ class _Pruning:
     def _count(self, size: int) -> None:
         self.total -= size
         self.freed += size
+
+    def clear_refs(self) -> None:
+        """Forget the names of what is no longer there."""
+        there = {*self._store.ids(), *self._store.layer_ids()}
+        for path in self._store.refs_dir.iterdir():
+            record = read_ref(path)
+            if record is None or record["image"] not in there:
+                path.unlink(missing_ok=True)
 
     def clear_locks(self) -> None:
         """Remove the lock files that nobody holds."""

@@ -56,7 +56,8 @@ class RunningEngine:
 
     def load_root(self, name: str, files: Mapping[str, bytes] | None = None) -> str:
         """Make an image of one layer with busybox and `files`; return its id."""
-        return self.docker("import", "-", name, stdin=root_tar(files or {}))
+        self.docker("import", "-", name, stdin=root_tar(files or {}))
+        return self.id_of(name)
 
     def build(self, name: str, *steps: str, files: Mapping[str, str] | None = None) -> str:
         """Build an image by the steps of a Dockerfile, beside which `files` lie; return its id."""
@@ -65,7 +66,13 @@ class RunningEngine:
                 (Path(context) / path).parent.mkdir(parents=True, exist_ok=True)
                 (Path(context) / path).write_text(text)
             command = ("build", "--network=host", "--quiet", "--tag", name, context)
-            return self.docker(*command, DOCKER_BUILDKIT="0")
+            self.docker(*command, DOCKER_BUILDKIT="0")
+        return self.id_of(name)
+
+    def id_of(self, name: str) -> str:
+        """Return the id, `sha256:<hex>`, of the image that a name means."""
+        image_id = self.docker("image", "inspect", "--format", "{{.Id}}", name)
+        return f"sha256:{image_id.removeprefix('sha256:')}"
 
 
 def clean_environment() -> dict[str, str]:
