@@ -19,7 +19,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "host": ({"mountinfo", "daemon"}, set()),
     "progress": ({"progress"}, set()),
     "reference": ({"reference"}, set()),
-    "tar": ({"tarfmt", "tarnumber", "sparse", "pax", "tarscan", "fold"}, set()),
+    "tar": ({"tarfmt", "tarnumber", "sparse", "pax", "tarscan", "tarstream", "fold"}, set()),
     "store": ({"store", "upkeep", "prune"}, {"progress"}),
     "compression": ({"compression"}, set()),
     "engine": (
