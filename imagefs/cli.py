@@ -79,15 +79,18 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-_SOURCE_OPTIONS = _options(
+_LOOKING_OPTIONS = _options(
     click.option("--host", metavar="URL", help="Engine to ask, as DOCKER_HOST writes it."),
     click.option(
         "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform, where there are several."
     ),
-    click.option("--image", metavar="NAME", help="Image of an archive: tag, id or position."),
     click.option("--keep-going", is_flag=True, help="Make do with damaged or missing layers."),
-    click.option("--verify", is_flag=True, help="Check the digests of layers read in place."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+)
+_SOURCE_OPTIONS = _options(
+    _LOOKING_OPTIONS,
+    click.option("--image", metavar="NAME", help="Image of an archive: tag, id or position."),
+    click.option("--verify", is_flag=True, help="Check the digests of layers read in place."),
 )
 _SERVE_OPTIONS = _options(
     click.option("-f", "--foreground", is_flag=True, help="Do not leave a daemon behind."),
@@ -205,6 +208,17 @@ def layers(source: str, as_json: bool, **options: Any) -> None:
     from imagefs import commands  # noqa: PLC0415
 
     commands.list_layers(commands.source_of(source, options), as_json=as_json)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_LOOKING_OPTIONS
+def inspect(source: str, as_json: bool, **options: Any) -> None:
+    """Show what a source holds: format, images, platforms, labels, layers and their digests."""
+    from imagefs import commands  # noqa: PLC0415
+
+    commands.inspect(commands.source_of(source, options), as_json=as_json)
 
 
 @cli.command()

@@ -6,7 +6,7 @@ Owns the order of steps and what is printed; `cli.py` says how the commands are 
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ def source_of(text: str, options: Mapping[str, Any]) -> Asked:
         text=text,
         host=options["host"],
         platform=options["platform"],
-        image=options["image"],
+        image=options.get("image"),
         keep_going=options["keep_going"],
-        verify=options["verify"],
+        verify=options.get("verify", False),
     )
     return Asked(request, options["quiet"])
 
@@ -214,3 +214,36 @@ def list_layers(asked: Asked, *, as_json: bool) -> None:
             for one in found
         ],
     )
+
+
+def inspect(asked: Asked, *, as_json: bool) -> None:
+    """Print what a source holds: its format, then each image with its layers, bottom to top."""
+    from imagefs import tables  # noqa: PLC0415
+
+    with reporter(quiet=asked.quiet) as progress:
+        found = source.inspect(asked.request, Store(), progress)
+    if as_json:
+        tables.show_json(asdict(found))
+        return
+    tables.show_lines([f"Format: {found.format}"])
+    for image in found.images:
+        tables.show_lines(["", *_described(image), *_layers_described(image.layers)])
+
+
+def _described(image: source.InspectedImage) -> Iterator[str]:
+    yield f"Image: {', '.join(image.names) or '(no name)'}"
+    yield f"Id: {image.id}"
+    yield f"Platform: {image.platform}"
+    yield from (f"Label: {name}={value}" for name, value in image.labels.items())
+    if image.problem:
+        yield f"Problem: {image.problem}"
+
+
+def _layers_described(layers: Sequence[source.InspectedLayer]) -> Iterator[str]:
+    from imagefs.progress import size_text  # noqa: PLC0415
+
+    for number, one in enumerate(layers):
+        size = "missing" if one.size is None else size_text(one.size)
+        yield f"Layer {number:02}: {one.diff_id or 'unknown'}, {size}, {one.created_by or '-'}"
+        if one.digest and one.digest != one.diff_id:
+            yield f"  packed as {one.digest}"

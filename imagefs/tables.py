@@ -38,6 +38,12 @@ def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Non
     Console(width=None if terminal else _WIDE, highlight=False).print(table)
 
 
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are, however wide."""
+    for line in lines:
+        sys.stdout.write(printable(line) + "\n")
+
+
 def show_json(value: Any) -> None:
     """Print a value as JSON, in ASCII."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
