@@ -1,7 +1,7 @@
 """Real mounts of in-memory trees: each is served by a process of its own.
 
 A process cannot look into a mount that it serves itself: it would wait for its own answer.
-Run as `python -m tests.serving DRIVER TREE MOUNTPOINT UID ALLOW_OTHER SOURCE`.
+Run as `python -m tests.serving DRIVER TREE MOUNTPOINT SOURCE [allow_other]`.
 """
 
 import contextlib
@@ -10,14 +10,11 @@ import importlib
 import os
 import select
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 from imagefs import mountinfo
 from imagefs.errors import ImagefsError
@@ -27,16 +24,12 @@ from tests import conformance
 from tests.memfs import LiveFs, MemFs
 from tests.needs import need_fuse, unavailable
 from tests.tars import File, fs_of, layer
+from tests.users import User
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = ("native", "libfuse")
-NOBODY = 65534
 CONTROL = "IMAGEFS_TEST_CONTROL"
 """The variable that gives a served tree a folder of the host: see `memfs.LiveFs`."""
-
-# What a driver imports only once it runs, and could not after setuid if the interpreter lies in
-# a home directory.
-_LATE = ("ctypes", "ctypes.util", "fuse", "subprocess", "socket", "concurrent.futures")
 
 
 def need_root_and_fuse(driver: str = "native") -> None:
@@ -44,24 +37,6 @@ def need_root_and_fuse(driver: str = "native") -> None:
     if os.geteuid() != 0:
         unavailable("fuse", "these tests mount as root, and become other users")
     need_fuse(driver)
-
-
-@contextlib.contextmanager
-def device_for_all(mode: int = 0o666) -> Iterator[None]:
-    """Open /dev/fuse to ordinary users, as udev does and machines without it do not.
-
-    Tests that do so belong to one xdist group, since they give the device back as it was.
-    """
-    need_fuse(user=True)
-    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", mode)
-    try:
-        yield
-    finally:
-        os.chmod("/dev/fuse", before)
-
-
-ORDINARY_USER = pytest.mark.xdist_group("ordinary-user")
 
 
 class ServingFailedError(Exception):
@@ -87,24 +62,18 @@ def served(
     tree: str,
     mountpoint: Path,
     *,
-    uid: int = 0,
+    user: User | None = None,
     allow_other: bool = False,
     source: str = "test",
     control: Path | None = None,
 ) -> Iterator[Served]:
     """Serve one of `TREES` at a mount point for as long as the context lasts.
 
-    Raises ServingFailedError, with the last line of standard error, if that does not come about.
+    Raises ServingFailedError, with what standard error says, if that does not come about.
     """
-    arguments = [driver, tree, os.fspath(mountpoint), str(uid), str(int(allow_other)), source]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.serving", *arguments],
-        cwd=ROOT,
-        env=os.environ | {CONTROL: os.fspath(control)} if control is not None else None,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    words = ["-m", "tests.serving", driver, tree, os.fspath(mountpoint), source]
+    words += ["allow_other"] if allow_other else []
+    process = _start(words, control) if user is None else user.start(user.python, *words)
     try:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -123,6 +92,17 @@ def served(
         process.communicate()
         if mountinfo.at(mountpoint) is not None:
             unmount_for_good(mountpoint)
+
+
+def _start(words: list[str], control: Path | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=os.environ | {CONTROL: os.fspath(control)} if control is not None else None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def _live() -> FileSystem:
@@ -153,20 +133,13 @@ TREES: dict[str, Callable[[], FileSystem]] = {
 }
 
 
-def main(driver: str, tree: str, mountpoint: str, uid: str, allow_other: str, source: str) -> None:
+def main(driver: str, tree: str, mountpoint: str, source: str, *allow_other: str) -> None:
     """Serve; write `ready` to standard output when the mount is there."""
     module = "server" if driver == "native" else "libfuse"
     serve = importlib.import_module(f"imagefs.fuse.{module}").serve
-    fs = TREES[tree]()
-    if int(uid):
-        for name in _LATE:
-            importlib.import_module(name)
-        os.setgroups([])
-        os.setresgid(int(uid), int(uid), int(uid))
-        os.setresuid(int(uid), int(uid), int(uid))
-    options = MountOptions(source=source, allow_other=bool(int(allow_other)))
+    options = MountOptions(source=source, allow_other=bool(allow_other))
     try:
-        serve(fs, Path(mountpoint), options, lambda: os.write(1, b"ready\n"))
+        serve(TREES[tree](), Path(mountpoint), options, lambda: os.write(1, b"ready\n"))
     except ImagefsError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -17,18 +17,16 @@ from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
 from imagefs.fuse import mount
 from imagefs.fuse.mount import MountBusyError, MountOptions, unmount, unmount_for_good
-from tests import conformance
+from tests import conformance, users
 from tests.serving import (
     DRIVERS,
-    NOBODY,
-    ORDINARY_USER,
     ROOT,
     Served,
     ServingFailedError,
-    device_for_all,
     need_root_and_fuse,
     served,
 )
+from tests.users import NOBODY
 
 EVERY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
 
@@ -183,43 +181,38 @@ def test_others_meet_the_modes(driver: str, place: Path) -> None:
         assert as_nobody(str(place / "run"), "free") == (0, "ran free\n")
 
 
-@ORDINARY_USER
 @EVERY_DRIVER
-def test_an_ordinary_user_mounts(driver: str, place: Path) -> None:
+def test_an_ordinary_user_mounts(driver: str) -> None:
     """By fusermount3, a user mounts and reads all; root does not get in; a signal unmounts."""
-    with device_for_all(), served(driver, "conformance", place, uid=NOBODY, source="a,b c") as it:
-        found = mountinfo.at(place)
-        assert found is not None
-        assert (found.fstype, found.source) == ("fuse.imagefs", "a,b c")
-        assert {"ro", "nosuid", "nodev"} <= set(found.options.split(","))
-        for name, said in (("secret", "s"), ("hello", "hello\n"), ("dir/inner", "inner")):
-            assert as_nobody("cat", str(place / name)) == (0, said)
-        with pytest.raises(PermissionError):
-            (place / "hello").read_text()
-        assert it.end() == 0
-        assert mountinfo.at(place) is None
-
-
-@ORDINARY_USER
-@EVERY_DRIVER
-def test_an_ordinary_users_busy_mount_ends(driver: str, place: Path) -> None:
-    """As for root, somebody inside does not keep the mount from ending at a signal."""
-    with device_for_all(), served(driver, "conformance", place, uid=NOBODY) as it:
-        inside = subprocess.Popen(
-            ["sh", "-c", f"cd '{place}' && echo in && exec sleep 60"],
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert inside.stdout is not None
-            assert inside.stdout.readline() == b"in\n"
+    with users.others(NOBODY, 0) as (owner, root):
+        place = owner.directory()
+        with served(driver, "conformance", place, user=owner, source="a,b c") as it:
+            seen = mountinfo.parse(owner.reads("/proc/self/mountinfo").encode())
+            (found,) = [mount for mount in seen if mount.mountpoint == str(place)]
+            assert (found.fstype, found.source) == ("fuse.imagefs", "a,b c")
+            assert {"ro", "nosuid", "nodev"} <= set(found.options.split(","))
+            for name, said in (("secret", "s"), ("hello", "hello\n"), ("dir/inner", "inner")):
+                assert owner.reads(place / name) == said
+            assert "Permission denied" in root.run("cat", place / "page").err
             assert it.end() == 0
-            assert mountinfo.at(place) is None
-        finally:
-            inside.kill()
-            inside.communicate()
+            assert not owner.mounted(place)
+
+
+@EVERY_DRIVER
+def test_an_ordinary_users_busy_mount_ends(driver: str) -> None:
+    """As for root, somebody inside does not keep the mount from ending at a signal."""
+    with users.others(NOBODY) as (owner,):
+        place = owner.directory()
+        with served(driver, "conformance", place, user=owner) as it:
+            inside = owner.start("sh", "-c", f"cd '{place}' && echo in && exec sleep 60")
+            try:
+                assert inside.stdout is not None
+                assert inside.stdout.readline() == b"in\n"
+                assert it.end() == 0
+                assert not owner.mounted(place)
+            finally:
+                inside.kill()
+                inside.communicate()
 
 
 @EVERY_DRIVER
@@ -244,44 +237,39 @@ def test_bad_mount_points(driver: str, point: str, complaint: str, tmp_path: Pat
     assert mountinfo.at(target) is None
 
 
-@ORDINARY_USER
 @EVERY_DRIVER
 def test_users_mount_only_on_their_own(driver: str, place: Path) -> None:
     """fusermount3 refuses a directory of somebody else, and its reason is passed on."""
     os.chown(place, 0, 0)
     with (
-        device_for_all(),
+        users.others(NOBODY) as (user,),
         pytest.raises(ServingFailedError) as caught,
-        served(driver, "conformance", place, uid=NOBODY),
+        served(driver, "conformance", place, user=user),
     ):
         pass
     assert str(caught.value).startswith(f"MountError: {place}: cannot mount: user has no write")
     assert "\n" not in str(caught.value)
 
 
-@ORDINARY_USER
-def test_a_closed_device_is_named(place: Path) -> None:
-    """Where /dev/fuse is root's alone, an ordinary user is told so."""
-    with (
-        device_for_all(0o600),
-        pytest.raises(ServingFailedError, match=r"^HostError: .*chmod 666 /dev/fuse"),
-        served("native", "conformance", place, uid=NOBODY),
-    ):
-        pass
-
-
-@ORDINARY_USER
 @EVERY_DRIVER
-def test_allow_other_may_be_forbidden(driver: str, place: Path) -> None:
+def test_allow_other_may_be_forbidden(driver: str) -> None:
     """An ordinary user is told which line of /etc/fuse.conf allow_other takes."""
     if "\nuser_allow_other" in mount.FUSE_CONF.read_text():
         pytest.skip("this machine lets users share their mounts")
     with (
-        device_for_all(),
+        users.others(NOBODY) as (user,),
         pytest.raises(ServingFailedError, match=r"^HostError: .*user_allow_other"),
-        served(driver, "conformance", place, uid=NOBODY, allow_other=True),
+        served(driver, "conformance", user.directory(), user=user, allow_other=True),
     ):
         pass
+
+
+def test_a_closed_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /dev/fuse is root's alone, an ordinary user is told so."""
+    monkeypatch.setattr(mount, "helper", lambda: "fusermount3")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(HostError, match="chmod 666 /dev/fuse"):
+        mount.check_helper(MountOptions())
 
 
 def test_a_missing_libfuse_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
