@@ -5,6 +5,7 @@ called from the main thread, before any other thread has been started: a fork ta
 caller along.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -89,6 +90,12 @@ def _say(tell: int, words: str) -> None:
 
 
 def _forget_terminal() -> None:
+    """Let go of all descriptors that our caller has handed down: locks, pipes, the terminal."""
+    for fd in map(int, os.listdir("/dev/fd")):
+        # What we have opened ourselves is closed on exec(2); what survived exec(2) is not.
+        with contextlib.suppress(OSError):
+            if fd > 2 and os.get_inheritable(fd):
+                os.close(fd)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

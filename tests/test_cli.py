@@ -179,6 +179,16 @@ def test_in_the_foreground_the_command_serves(user: User) -> None:
     assert not user.mounted(place)
 
 
+def test_a_daemon_holds_nothing_of_its_callers(caller: User) -> None:
+    """Locks and pipes that a script has open are not kept open by a mount that it makes."""
+    archive, place = caller.file("app.tar", ARCHIVE), caller.directory()
+    command = shlex.join(map(str, caller.command("mount", "--quiet", archive, place)))
+    script = f"exec 9>lock && flock 9 && {command}"
+    assert caller.run("sh", "-c", script).status == 0
+    assert caller.mounted(place)
+    assert caller.run("flock", "--nonblock", "lock", "true").status == 0
+
+
 def test_systemd_is_told_when_the_mount_is_there(caller: User) -> None:
     """A unit of Type=notify hears READY=1 once the mount answers."""
     archive, place = caller.file("app.tar", ARCHIVE), caller.directory()
