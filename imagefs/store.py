@@ -268,6 +268,7 @@ class Store:
                     final.rename(work / "former")
                 made.rename(final)
                 fsync_directory(final.parent)
+                self._claim([image_id])
         image = self.image(image_id)
         if image is None:
             raise HostError(f"{self.root}: image {image_id} was removed while it was stored")
@@ -289,12 +290,14 @@ class Store:
     def named(self, name: str) -> list[str]:
         """Return the ids of the images that are remembered by a name, by whatever key."""
         records = map(read_ref, self.refs_dir.iterdir())
-        return sorted({record["image"] for record in records if record and record["name"] == name})
+        return sorted(
+            {record["image"] for record in records if record and record.get("name") == name}
+        )
 
     def names_of(self, image_id: str) -> tuple[str, ...]:
         """Return the names by which an image is remembered, sorted."""
         records = map(read_ref, self.refs_dir.iterdir())
-        found = {record["name"] for record in records if record and record["image"] == image_id}
+        found = {record.get("name") for record in records if record and record["image"] == image_id}
         return tuple(sorted(filter(None, found)))
 
     def _ref_path(self, key: str) -> Path:
@@ -331,7 +334,7 @@ def read_ref(path: Path) -> dict[str, Any] | None:
     """Return a record of `refs/`, or None if it cannot be read."""
     with suppress(OSError, ValueError):
         record = json.loads(path.read_bytes())
-        if isinstance(record, dict) and {"key", "image", "name"} <= record.keys():
+        if isinstance(record, dict) and isinstance(record.get("image"), str):
             return record
     return None
 

@@ -154,6 +154,7 @@ def test_a_moved_tag_is_followed(docker_engine: RunningEngine, store: Store) -> 
     assert all(store.image(image_id) for image_id in ids)
 
 
+@pytest.mark.xdist_group("engines")
 def test_an_engine_killed_in_mid_stream(tmp_path: Path) -> None:
     """It is an error of the engine's, and nothing is kept."""
     need_docker()
