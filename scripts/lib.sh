@@ -54,11 +54,12 @@ need_python() {
     is_there python3 || need_packages python3=python3 || exit 1
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "needs Python 3.11 or later, and python3 is $(python3 --version)"
-    local made_for=.venv/made-for$* wanted
+    local made_for=.venv/made-for wanted
     wanted=$(python3 --version && echo "$PWD" && cat pyproject.toml)
-    if [ "$(cat "$made_for" 2>/dev/null)" != "$wanted" ]; then
+    if [ "$(cat "$made_for$*" 2>/dev/null)" != "$wanted" ]; then
         make_python "$@"
-        echo "$wanted" >"$made_for"
+        # Whatever else it has, it also serves who asks for nothing else.
+        echo "$wanted" | tee "$made_for" >"$made_for$*"
     fi
     PATH=$PWD/.venv/bin:$PATH
 }
