@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 from imagefs import rows
@@ -320,15 +320,18 @@ def build(layer: Layer, index_dir: Path) -> None:
     from imagefs import indexbuild  # noqa: PLC0415
 
     key = key_of(layer)
+
+    def write(out: BinaryIO) -> None:
+        indexbuild.write_index(blob_of(layer), key, out, keep_going=layer.keep_going)
+
     try:
-        parts = indexbuild.index_parts(blob_of(layer), key, keep_going=layer.keep_going)
+        publish(path_of(index_dir, key), write)
     except CorruptArchive as error:
         raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
-    publish(path_of(index_dir, key), parts)
 
 
-def publish(path: Path, parts: Iterator[bytes]) -> None:
-    """Write a file so that it is there whole or not at all.
+def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Have a file written so that it is there whole or not at all.
 
     It is not forced to the disk: an index that a crash tore fails its checksums, and is rebuilt.
     """
@@ -336,7 +339,7 @@ def publish(path: Path, parts: Iterator[bytes]) -> None:
         fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
         try:
             with open(fd, "wb") as out:
-                out.writelines(parts)
+                write(out)
             os.rename(temporary, path)
         except BaseException:
             os.unlink(temporary)

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive
 from imagefs.fold import Fold
@@ -11,14 +11,13 @@ from imagefs.indexwrite import Table
 from imagefs.tarscan import scan
 
 
-def index_parts(blob: Blob, key: bytes, *, keep_going: bool = False) -> Iterator[bytes]:
-    """Return the bytes of the index of the layer whose plain tar `blob` holds.
+def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = False) -> None:
+    """Write the index of the layer whose plain tar `blob` holds to a new file.
 
     With `keep_going`, what was read before the damage is kept and the damage noted; else
     CorruptArchive is raised.
     """
-    table = Table(blob.offset, key)
-    fold = Fold()
+    fold = Fold(blob.offset)
     damage = ""
     # Nothing made here forms a cycle, and walking a million live tuples takes longer than
     # parsing them.
@@ -37,8 +36,7 @@ def index_parts(blob: Blob, key: bytes, *, keep_going: bool = False) -> Iterator
         finally:
             os.close(fd)
         fold.finish()
-        table.fill(fold, damage)
-        return table.parts()
+        Table(blob.offset, key).write(fold, out, damage)
     finally:
         if collecting:
             gc.enable()

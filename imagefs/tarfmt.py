@@ -5,6 +5,7 @@ GNU tar's manual, "Basic Tar Format" and "Storing Sparse Files", and its src/tar
 """
 
 BLOCK = 512
+BLOCK_SHIFT = 9
 
 # Fields of the 512-byte header: slices of it. "v7" ends behind linkname.
 NAME = slice(0, 100)
