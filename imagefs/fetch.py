@@ -71,7 +71,7 @@ def _remembered(name: str, source: Source) -> Image | None:
     """Return what a name meant to this engine, or to any if that is one thing, or an id's image."""
     store = source.store
     known = store.recall(_name_key(name, source))
-    candidates = [known] if known else store.named(reference.familiar(name))
+    candidates = [known] if known else store.refs.named(reference.familiar(name))
     if not candidates and (prefix := reference.id_prefix(name)) is not None:
         candidates = store.ids(prefix)
     return store.image(candidates[0]) if len(candidates) == 1 else None

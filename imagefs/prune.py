@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imagefs.files import host_errors, try_lock
 from imagefs.image import Blob, Layer
-from imagefs.store import Store, read_ref
+from imagefs.store import Store
 from imagefs.upkeep import CachedImage, cached_image, claimed_ids, index_stats, layer_stats
 
 
@@ -49,7 +49,7 @@ def prune(
             aged = oldest is not None and last_used < oldest
             if everything or aged or (keep_bytes is not None and pruning.total > keep_bytes):
                 remove()
-        pruning.clear_refs()
+        store.refs.keep({*store.ids(), *store.layer_ids()})
         pruning.clear_locks()
     return Pruned(tuple(pruning.images), tuple(pruning.layers), pruning.freed)
 
@@ -130,14 +130,6 @@ class _Pruning:
     def _count(self, size: int) -> None:
         self.total -= size
         self.freed += size
-
-    def clear_refs(self) -> None:
-        """Forget the names of what is no longer there."""
-        there = {*self._store.ids(), *self._store.layer_ids()}
-        for path in self._store.refs_dir.iterdir():
-            record = read_ref(path)
-            if record is None or record["image"] not in there:
-                path.unlink(missing_ok=True)
 
     def clear_locks(self) -> None:
         """Remove the lock files that nobody holds."""

@@ -8,7 +8,7 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
     CACHEDIR.TAG             marks the directory as ours, and as not worth a backup
     layers/sha256/<hex>.tar  an uncompressed layer; <hex> is its diff id
     images/<hex>/            config.json, manifest.json, names.json of the image with that id
-    refs/<hash>.json         an engine's name or id for an image: the answer when the engine is down
+    refs/                    what names and ids have meant: the answer when the engine is down
     index/                   the layers' indexes, which their own module writes
     uses/                    what living processes have mounted: one locked file each
     locks/                   one file for each piece of work that two processes may want to do
@@ -25,7 +25,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from imagefs import imageconfig
 from imagefs.answers import strings
@@ -35,11 +34,11 @@ from imagefs.files import (
     host_errors,
     locked,
     try_lock,
-    write_atomic,
     write_synced,
 )
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
+from imagefs.refs import Refs
 
 _DIGITS = re.compile("[0-9a-f]{64}")
 _TAG = "CACHEDIR.TAG"
@@ -65,7 +64,7 @@ class Store:
         self.root = (root or default_root()).absolute()
         self.layers_dir = self.root / "layers" / "sha256"
         self.images_dir = self.root / "images"
-        self.refs_dir = self.root / "refs"
+        self.refs = Refs(self.root / "refs")
         self.index_dir = self.root / "index"
         self.uses_dir = self.root / "uses"
         self.locks_dir = self.root / "locks"
@@ -104,7 +103,7 @@ class Store:
         for directory in (
             self.layers_dir,
             self.images_dir,
-            self.refs_dir,
+            self.refs.directory,
             self.index_dir,
             self.uses_dir,
             self.locks_dir,
@@ -276,32 +275,13 @@ class Store:
 
     def remember(self, key: str, image_id: str, name: str | None = None) -> None:
         """Note that `key` means an image; `name` is what a person calls it by that key."""
-        if self.recall(key) == image_id:
-            return
-        content = json.dumps({"key": key, "image": image_id, "name": name}).encode()
-        with self.workspace() as work, host_errors(self.root):
-            write_atomic(self._ref_path(key), content, work / "ref")
+        if self.refs.get(key) != image_id:
+            with self.workspace() as work, host_errors(self.root):
+                self.refs.put(key, image_id, name, work / "ref")
 
     def recall(self, key: str) -> str | None:
         """Return the id of the image that `key` last meant."""
-        record = read_ref(self._ref_path(key))
-        return record["image"] if record else None
-
-    def named(self, name: str) -> list[str]:
-        """Return the ids of the images that are remembered by a name, by whatever key."""
-        records = map(read_ref, self.refs_dir.iterdir())
-        return sorted(
-            {record["image"] for record in records if record and record.get("name") == name}
-        )
-
-    def names_of(self, image_id: str) -> tuple[str, ...]:
-        """Return the names by which an image is remembered, sorted."""
-        records = map(read_ref, self.refs_dir.iterdir())
-        found = {record.get("name") for record in records if record and record["image"] == image_id}
-        return tuple(sorted(filter(None, found)))
-
-    def _ref_path(self, key: str) -> Path:
-        return self.refs_dir / f"{sha256(key.encode()).hexdigest()[:32]}.json"
+        return self.refs.get(key)
 
     def ids(self, prefix: str = "") -> list[str]:
         """Return the ids of the images whose hex digits begin with `prefix`."""
@@ -328,15 +308,6 @@ def _mark_used(path: Path) -> None:
     """
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-
-
-def read_ref(path: Path) -> dict[str, Any] | None:
-    """Return a record of `refs/`, or None if it cannot be read."""
-    with suppress(OSError, ValueError):
-        record = json.loads(path.read_bytes())
-        if isinstance(record, dict) and isinstance(record.get("image"), str):
-            return record
-    return None
 
 
 def _hex(digest: str) -> str:

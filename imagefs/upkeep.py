@@ -100,7 +100,7 @@ def cached_image(
         diff_ids = imageconfig.parse((directory / "config.json").read_bytes()).diff_ids
     return CachedImage(
         id=image_id,
-        names=store.names_of(image_id),
+        names=store.refs.names_of(image_id),
         diff_ids=diff_ids,
         size=sum(sizes[name].st_size for name in diff_ids if name in sizes),
         whole=store.peek(image_id) is not None,

@@ -177,7 +177,7 @@ def fetched(engine: Engine, store: Store) -> Image:
 
 def assert_nothing_kept(store: Store) -> None:
     """No layer, no image, no name and no leftover is in the store."""
-    for folder in (store.layers_dir, store.images_dir, store.refs_dir, store.work_dir):
+    for folder in (store.layers_dir, store.images_dir, store.refs.directory, store.work_dir):
         assert os.listdir(folder) == [], folder
 
 

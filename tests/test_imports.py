@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "progress": ({"progress"}, set()),
     "reference": ({"reference"}, set()),
     "tar": ({"tarfmt", "tarnumber", "sparse", "pax", "tarscan", "tarstream", "fold"}, set()),
-    "store": ({"store", "upkeep", "prune"}, {"progress"}),
+    "store": ({"store", "refs", "upkeep", "prune"}, {"progress"}),
     "compression": ({"compression"}, set()),
     "engine": (
         {"connection", "sshpipe", "engine", "exportstream", "receive", "fetch"},

@@ -175,9 +175,9 @@ def test_names_are_remembered(store: Store) -> None:
     first, second = put_image(store, b"1", name="a"), put_image(store, b"2", name="b")
     store.remember("engine a", second.id, "a")
     assert store.recall("engine a") == second.id
-    assert store.names_of(second.id) == ("a", "b")
-    assert store.names_of(first.id) == ()
-    for path in store.refs_dir.iterdir():
+    assert store.refs.names_of(second.id) == ("a", "b")
+    assert store.refs.names_of(first.id) == ()
+    for path in store.refs.directory.iterdir():
         path.write_bytes(b"[")
     assert store.recall("engine a") is None
 
