@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -52,6 +53,10 @@ class Catalog(ImageFs):
         self._refreshing = threading.Lock()
         self._listed: float | None = None
         self._complaint = ""
+        self._tell_gone: Callable[[int, bytes], None] = lambda parent, name: None
+        self._counting = threading.Lock()
+        self._held: Counter[int] = Counter()
+        self._removed: set[int] = set()
         self._images: dict[int, _Entered] = {}
         self._by_id: dict[str, int] = {}
         self._directories: dict[tuple[bytes, ...], int] = {(): ROOT_ID}
@@ -98,7 +103,34 @@ class Catalog(ImageFs):
             return False
         return node in self._images or not self._is_fresh()
 
+    def refer(self, nodes: Iterable[int], count: int) -> None:
+        """See FileSystem. What the kernel has of a removed image keeps its layers open."""
+        with self._counting:
+            for node in nodes:
+                self._held[node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK] += count
+        if count < 0 and self._removed:
+            self._release()
+
+    def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
+        """See FileSystem."""
+        self._tell_gone = tell_gone
+
     # Images
+
+    def _release(self) -> None:
+        """Close the layers of removed images of which the kernel has nothing any more."""
+        for node in list(self._removed):
+            entered = self._images.get(node)
+            if entered is None or not entered.lock.acquire(blocking=False):
+                continue
+            try:
+                if not any(self._held[layer] for layer in self.layers_of(node)):
+                    self._removed.discard(node)
+                    del self._images[node]
+                    del self._by_id[entered.id]
+                    self.remove_image(node)
+            finally:
+                entered.lock.release()
 
     def _enter(self, node: int) -> None:
         """Load the image of a by-id directory, unless it is there; wait if it is on its way."""
@@ -170,6 +202,21 @@ class Catalog(ImageFs):
                 directory.children = children
                 directory.mtime = now
         self._drop(kept, wanted.keys())
+        self._find_removed(set(wanted[BY_ID,].values()))
+
+    def _find_removed(self, alive: set[int]) -> None:
+        """Have the kernel let go of the images that are no more; they go when it has."""
+        parent = self._directories[BY_ID,]
+        for node, entered in list(self._images.items()):
+            if node in alive:
+                self._removed.discard(node)
+            elif node in self._removed:
+                # What was open when the image went is let go only when asked for again.
+                for name in _IMAGE_NAMES:
+                    self._tell_gone(node, name)
+            elif self.made.get(node).fixed:
+                self._removed.add(node)
+                self._tell_gone(parent, entered.id.partition(":")[2][:12].encode())
 
     def _image_node(self, image_id: str) -> int:
         node = self._by_id.get(image_id)

@@ -7,7 +7,7 @@ OSError with its errno; a name that does not exist is no error but None, since n
 are a large part of the traffic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 ROOT_ID = 1
@@ -83,3 +83,12 @@ class FileSystem(Protocol):
 
     def is_slow(self, node: int) -> bool:
         """Tell whether looking into the directory may take long, as for a fetch."""
+
+    def refer(self, nodes: Iterable[int], count: int) -> None:
+        """Note that the kernel took up, or with a negative count gave back, references to nodes.
+
+        Told only where the root is not stable; see FORGET in fuse(4).
+        """
+
+    def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
+        """Have `tell_gone` called, from any thread, with directory and name of what is no more."""

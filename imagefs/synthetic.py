@@ -61,6 +61,14 @@ class SyntheticTree:
         """Forget a node that no directory names any more."""
         self._nodes.pop(node, None)
 
+    def drop_below(self, node: int) -> None:
+        """Forget a directory and all nodes that were made below it."""
+        below = [node]
+        for parent in below:
+            below += [one.node for one in self._nodes.values() if one.parent == parent]
+        for one in below:
+            self.drop(one)
+
     def link(self, parent: int, name: bytes, node: int) -> None:
         """Give a node of any kind a name in a directory."""
         directory = self.get(parent)

@@ -10,8 +10,9 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from imagefs import index, merge, nodeid, rows, summary
 from imagefs.errors import UsageError
@@ -29,6 +30,14 @@ LAYER_XATTR = b"user.imagefs.layer"
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _BLOCK = 4096
 _DEVICES = (2, 6)
+_NAME_MAX = 255
+
+
+class _Tree(NamedTuple):
+    """The layers and views, by number, of an image that has been added."""
+
+    layers: tuple[int, ...]
+    views: range
 
 
 class ImageFs:
@@ -40,6 +49,7 @@ class ImageFs:
         self._views: dict[int, View] = {}
         self._numbers: dict[tuple[int, str], int] = {}
         self._lock = threading.Lock()
+        self._trees: dict[int, _Tree] = {}
         self._next_layer = self._next_view = 1
         self._root = ROOT_ID
         self.made = SyntheticTree()
@@ -51,7 +61,7 @@ class ImageFs:
         index.ensure(image.layers, index_dir)
         with self._lock:
             numbers = self._open_layers(image, index_dir)
-            made = self.made
+            first_view, made = self._next_view, self.made
             layers, snapshots = made.directory(parent), made.directory(parent)
             for at, name in enumerate(image.layer_names()):
                 alone = self._add_view(numbers[at : at + 1], layers.node, merged=False)
@@ -69,6 +79,26 @@ class ImageFs:
                 b"config.json": made.file(parent, image.config).node,
                 b"manifest.json": made.file(parent, image.manifest).node,
             }
+            self._trees[parent] = _Tree(tuple(numbers), range(first_view, self._next_view))
+
+    def layers_of(self, parent: int) -> set[int]:
+        """Return the numbers of the layers that only the image in `parent` has."""
+        others = (tree.layers for node, tree in self._trees.items() if node != parent)
+        return set(self._trees[parent].layers).difference(*others)
+
+    def remove_image(self, parent: int) -> None:
+        """Take an image's tree out of the synthetic directory `parent`, and the directory away."""
+        with self._lock:
+            own = self.layers_of(parent)
+            tree = self._trees.pop(parent)
+            for view in tree.views:
+                del self._views[view]
+            for key in [key for key, number in self._numbers.items() if number in own]:
+                del self._numbers[key]
+            for number in own:
+                self._layers.pop(number).close()
+                del self._indexes[number]
+            self.made.drop_below(parent)
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
         numbers = []
@@ -203,6 +233,9 @@ class ImageFs:
             else:
                 attr = self._attr(view, Child(name, at, Row._make(row)), ((layer, at),))
             entries.append(new(Entry, (name, attr)))
+        if directory.flags & rows.WHITEOUTS_WITHIN and not view.merged:
+            # The marker of a long name is longer than Linux takes: it works, but is not shown.
+            return [entry for entry in entries if len(entry.name) <= _NAME_MAX]
         return entries
 
     def readlink(self, node: int) -> bytes:
@@ -266,7 +299,7 @@ class ImageFs:
         """See FileSystem; the sum of all layers."""
         files = sum(one.count for one in self._indexes.values())
         content = sum(one.content_bytes for one in self._indexes.values())
-        return Statfs(_BLOCK, -(-content // _BLOCK), files, 255)
+        return Statfs(_BLOCK, -(-content // _BLOCK), files, _NAME_MAX)
 
     def is_stable(self, node: int) -> bool:
         """See FileSystem; an image never changes."""
@@ -275,6 +308,12 @@ class ImageFs:
     def is_slow(self, node: int) -> bool:
         """See FileSystem; all layers are indexed."""
         return False
+
+    def refer(self, nodes: Iterable[int], count: int) -> None:
+        """See FileSystem; the root is stable, and the kernel's references are all one to us."""
+
+    def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
+        """See FileSystem; no name ever goes."""
 
     # Rows to attributes
 

@@ -5,7 +5,7 @@ import os
 import stat
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,12 @@ class MemFs:
 
     def is_slow(self, node: int) -> bool:
         return False
+
+    def refer(self, nodes: Iterable[int], count: int) -> None:
+        """Nothing here waits for the kernel to let go of it."""
+
+    def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
+        """Nothing here goes without being looked at."""
 
 
 class LiveFs(MemFs):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -159,6 +160,34 @@ def test_an_open_file_outlives_its_image(served: Path, engine: RunningEngine) ->
         assert soon(lambda: not (served / name).is_symlink(), SHOWN_WITHIN)
         assert soon(lambda: target.name not in os.listdir(served / "by-id"), SHOWN_WITHIN)
         assert file.read() == "still here"
+
+
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open; what it closes meanwhile may be missing."""
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(fd))
+    return found
+
+
+def test_a_removed_image_is_let_go(served: Path, engine: RunningEngine) -> None:
+    """Once nobody has anything of a removed image open, the daemon has neither."""
+    name = "leaving:2"
+    engine.build(name, "FROM serve-base:one", "COPY f /f", files={"f": "soon gone"})
+    assert soon((served / name).is_symlink, SHOWN_WITHIN)
+    layer = os.listdir(served / name / "layers")[-1].partition("-")[2]
+    mounts = json.loads(imagefs("mounts", "--json").stdout)
+    pid = next(one["pid"] for one in mounts if one["mountpoint"] == str(served))
+
+    def held() -> bool:
+        return layer in Path(f"/proc/{pid}/maps").read_text() or layer in str(open_files(pid))
+
+    with (served / name / "rootfs/f").open():
+        engine.docker("rmi", name)
+        assert soon(lambda: not (served / name).is_symlink(), SHOWN_WITHIN)
+        assert held()
+    assert soon(lambda: not (served / name).is_symlink() and not held())
 
 
 # With a catalog that a test holds up

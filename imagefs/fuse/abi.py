@@ -86,6 +86,10 @@ FUSE_NO_OPENDIR_SUPPORT = 1 << 24
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 
+# enum fuse_notify_code: what stands for the error in the header of a message that answers nothing
+FUSE_NOTIFY_INVAL_ENTRY = 3
+FUSE_NOTIFY_STORE = 4
+
 # struct fuse_in_header: len, opcode, unique, nodeid; uid, gid, pid, total_extlen, padding
 IN_HEADER = Struct("=IIQQ16x")
 # struct fuse_out_header: len, error, unique
@@ -120,6 +124,11 @@ INIT_IN = Struct("=IIII")
 # max_stack_depth, request_timeout, unused
 INIT_OUT = Struct("=IIIIHHIIH34x")
 
+# struct fuse_forget_in: nlookup
+FORGET_IN = Struct("=Q")
+# struct fuse_batch_forget_in: count; dummy. So many fuse_forget_one follow: nodeid, nlookup
+BATCH_FORGET_IN = Struct("=I4x")
+FORGET_ONE = Struct("=QQ")
 # struct fuse_interrupt_in: unique
 INTERRUPT_IN = Struct("=Q")
 # struct fuse_open_in: flags; open_flags
@@ -141,3 +150,9 @@ ACCESS_IN = Struct("=I4x")
 # struct fuse_statfs_out: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize;
 # padding, spare[6]
 STATFS_OUT = Struct("=QQQQQIII28x")
+
+# Messages to the kernel, struct fuse_out_header and what follows it.
+# struct fuse_notify_inval_entry_out: parent, namelen; flags. The name follows, with its NUL.
+NOTIFY_INVAL_ENTRY = Struct("=IiQQI4x")
+# struct fuse_notify_store_out: nodeid, offset, size; padding. The content follows.
+NOTIFY_STORE = Struct("=IiQQQI4x")

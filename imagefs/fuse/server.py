@@ -18,6 +18,7 @@ from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
 from imagefs.fuse import abi
 from imagefs.fuse.mount import MountOptions, mount, unmount_for_good
+from imagefs.fuse.notices import Notices
 from imagefs.fuse.replies import Reply
 from imagefs.fuse.session import Session
 from imagefs.fuse.slow import SlowRequests
@@ -51,6 +52,7 @@ class _Server:
     def __init__(
         self, fs: FileSystem, place: Path, options: MountOptions, ready: Callable[[], None]
     ) -> None:
+        self._fs = fs
         self._session = Session(fs)
         self._place = place
         self._options = options
@@ -63,6 +65,8 @@ class _Server:
         try:
             self._mounted = mountinfo.at(self._place)
             _agree(device, self._session)
+            if not self._session.all_stable:
+                self._fs.watch(Notices(device).gone)
             self._ready()
             with _no_collector():
                 _answer(device, self._session)

@@ -47,6 +47,7 @@ _WANTED = (
     | abi.FUSE_NO_OPENDIR_SUPPORT
 )
 _LOOKS_INSIDE = {abi.FUSE_LOOKUP, abi.FUSE_GETATTR, abi.FUSE_READDIR, abi.FUSE_READDIRPLUS}
+_UNANSWERED = {abi.FUSE_FORGET, abi.FUSE_BATCH_FORGET}
 _NO_ENTRY = (0,) * 18  # the fuse_entry_out of `.` and `..`: no node, so nothing to look up
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,9 @@ class Session:
             abi.FUSE_STATFS: self._statfs,
             abi.FUSE_ACCESS: self._access,
         }
+        if not self.all_stable:
+            self._handlers[abi.FUSE_FORGET] = self._forget
+            self._handlers[abi.FUSE_BATCH_FORGET] = self._batch_forget
 
     def handle(self, request: bytes) -> Reply:
         """Return the buffers that make up the reply; none where the kernel awaits no reply.
@@ -111,10 +115,11 @@ class Session:
                 raise OSError(errno.EINVAL, "length differs from the header's")
             return self._handlers.get(opcode, replies.unknown)(unique, node, request)
         except OSError as error:
-            return failed(unique, errno_of(error))
+            number = errno_of(error)
         except Exception:
             _log.exception("request of opcode %d on node %#x failed", opcode, node)
-            return failed(unique, errno.EIO)
+            number = errno.EIO
+        return () if opcode in _UNANSWERED else failed(unique, number)
 
     def may_block(self, request: bytes) -> bool:
         """Tell whether answering may take long, so that other requests must not wait for it."""
@@ -157,7 +162,10 @@ class Session:
         if attr is None:
             return (abi.NEGATIVE_REPLY.pack(144, 0, unique, 0, valid),)
         ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = attr
-        attr_valid = valid if valid == FOREVER else self._valid(ino)
+        attr_valid = valid
+        if not self.all_stable:
+            attr_valid = valid if valid == FOREVER else self._valid(ino)
+            self._fs.refer((ino,), 1)
         return (_entry_reply(
             144, 0, unique, ino, valid, attr_valid,
             ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
@@ -193,6 +201,7 @@ class Session:
                     break
                 offset += 1
                 records.append(pack(*_NO_ENTRY, attr.ino, offset, len(name), attr.mode >> 12, name))
+        dots = len(records)
         for name, (ino, mode, nlink, uid, gid, rdev, length, blocks, mtime, nsec) in entries:
             size, pack = _DIRENTPLUS[len(name)]
             room -= size
@@ -205,6 +214,8 @@ class Session:
                 mode, nlink, uid, gid, rdev, _BLKSIZE,
                 ino, offset, len(name), mode >> 12, name,
             ))  # fmt: skip
+        if not self.all_stable:
+            self._fs.refer([entry.attr.ino for entry in entries[: len(records) - dots]], 1)
         return _directory(unique, records, room)
 
     def _readdir(self, unique: int, node: int, request: bytes) -> Reply:
@@ -219,6 +230,19 @@ class Session:
             offset += 1
             records.append(pack(attr.ino, offset, len(name), attr.mode >> 12, name))
         return _directory(unique, records, room)
+
+    def _forget(self, _unique: int, node: int, request: bytes) -> Reply:
+        (count,) = abi.FORGET_IN.unpack_from(request, BODY)
+        self._fs.refer((node,), -count)
+        return ()
+
+    def _batch_forget(self, _unique: int, _node: int, request: bytes) -> Reply:
+        (count,) = abi.BATCH_FORGET_IN.unpack_from(request, BODY)
+        start = BODY + abi.BATCH_FORGET_IN.size
+        end = min(len(request), start + count * abi.FORGET_ONE.size)
+        for node, lookups in abi.FORGET_ONE.iter_unpack(request[start:end]):
+            self._fs.refer((node,), -lookups)
+        return ()
 
     def _readlink(self, unique: int, node: int, _request: bytes) -> Reply:
         return done(unique, self._fs.readlink(node))

@@ -1,0 +1,40 @@
+"""What the kernel is told unasked: names that are no more.
+
+Told from a thread of its own. The kernel takes a directory's lock to drop a name, and a request
+that we have not answered may hold it.
+"""
+
+import logging
+import os
+import threading
+from queue import SimpleQueue
+
+from imagefs.fuse import abi
+
+_log = logging.getLogger(__name__)
+
+
+class Notices:
+    """The messages for one mount; `gone` may be called from any thread and returns at once."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._gone: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
+        threading.Thread(target=self._tell, name="notices", daemon=True).start()
+
+    def gone(self, parent: int, name: bytes) -> None:
+        """Have the kernel drop a name, and what it keeps below it that nobody uses."""
+        self._gone.put((parent, name))
+
+    def _tell(self) -> None:
+        while True:
+            parent, name = self._gone.get()
+            length = abi.NOTIFY_INVAL_ENTRY.size + len(name) + 1
+            head = abi.NOTIFY_INVAL_ENTRY.pack(
+                length, abi.FUSE_NOTIFY_INVAL_ENTRY, 0, parent, len(name)
+            )
+            try:
+                os.writev(self._device, (head, name, b"\0"))
+            except OSError as error:
+                # ENOENT: it does not know the name, which is what we want.
+                _log.debug("the kernel would not drop %r: %s", name, error)
