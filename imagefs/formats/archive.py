@@ -30,7 +30,7 @@ def read(path: Path, store: Store, progress: Progress, *, keep_going: bool = Fal
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
-            return detect.read_files(DirectoryFiles(path))
+            return detect.read_directory(DirectoryFiles(path))
         if stat.S_ISFIFO(status.st_mode):
             return _spooled(fd, str(path), store, progress, keep_going=keep_going)
         if not stat.S_ISREG(status.st_mode):

@@ -4,6 +4,8 @@ Owns the order in which formats are tried, and the line between an archive of im
 root of one. Any thread may call it.
 """
 
+import json
+import os
 import re
 from typing import Any
 
@@ -11,6 +13,7 @@ from imagefs.errors import CorruptArchive
 from imagefs.formats import docker_archive, docker_legacy, members, oci, producer, rootfs_tar
 from imagefs.formats.members import Files, TarFiles
 from imagefs.formats.values import Packed, Piece
+from imagefs.tarscan import scan
 
 _MANIFEST = "manifest.json"
 _ARCHIVE_NAME = re.compile(
@@ -20,6 +23,7 @@ _ARCHIVE_NAME = re.compile(
 )
 _ROOT_NAMES = frozenset({"bin", "dev", "etc", "lib", "proc", "root", "sbin", "tmp", "usr", "var"})
 _FLAT_AFTER = 1000
+_NO_END = 1 << 62
 
 
 def is_archive_name(name: str) -> bool:
@@ -51,17 +55,14 @@ def read_tar(files: TarFiles, piece: Piece) -> Packed:
         raise CorruptArchive(f"{files.place}: {files.truncated}")
     names = [name for name in (*files.names(), *files.directories) if name]
     if any(map(is_archive_name, names)) and not _is_root(files):
-        raise CorruptArchive(
-            f"{files.place}: an archive of images without manifest.json or index.json;"
-            " was it cut off?"
-        )
+        raise _nameless(files)
     if not names:
         raise CorruptArchive(f"{files.place}: an empty tar archive")
     return Packed(files.place, producer.FLAT, (rootfs_tar.read(piece),))
 
 
-def read_files(files: Files) -> Packed:
-    """Return what a directory, or an archive that was taken apart, holds."""
+def read_directory(files: Files) -> Packed:
+    """Return what a directory holds."""
     packed = _read(files, flat=False)
     if packed is None:
         raise CorruptArchive(
@@ -69,6 +70,32 @@ def read_files(files: Files) -> Packed:
             " layout nor what `skopeo copy` makes with dir:"
         )
     return packed
+
+
+def read_parts(files: Files) -> Packed:
+    """Return what an archive holds that was taken apart because its first name promised so."""
+    packed = _read(files, flat=False)
+    if packed is None:
+        raise _nameless(files)
+    return packed
+
+
+def _nameless(files: Files) -> CorruptArchive:
+    return CorruptArchive(
+        f"{files.place}: an archive of images without manifest.json or index.json; was it cut off?"
+    )
+
+
+def begins_archive(head: bytes) -> bool:
+    """Tell whether the first name of a tar, of which `head` is the beginning, is an archive's."""
+    try:
+        for member in scan(lambda size, at: head[at : at + size], 0, _NO_END):
+            name = members.normal(os.fsdecode(member.name))
+            if name:
+                return is_archive_name(name)
+    except CorruptArchive:
+        pass
+    return False
 
 
 def _is_root(files: TarFiles) -> bool:
@@ -100,8 +127,6 @@ def _read(files: Files, *, flat: bool) -> Packed | None:
 
 def _describes_images(written: bytes) -> bool:
     """Tell whether a manifest.json beside /etc and /usr is about images all the same."""
-    import json  # noqa: PLC0415
-
     try:
         said: Any = json.loads(written)
     except (ValueError, RecursionError):

@@ -22,7 +22,8 @@ from imagefs.tarscan import Member, scan
 
 MAX_JSON = 16 << 20
 """Longest JSON file that is read, in bytes; the longest seen in the wild have some hundred kB."""
-_MAX_LINKS = 40
+MAX_LINKS = 40
+"""Links inside an archive that are followed from one name."""
 _MAX_MEMBERS = 1_000_000
 _NO_END = 1 << 62
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -86,6 +87,11 @@ def shown(name: object) -> str:
     if len(text) > 200:
         text = text[:200] + "..."
     return text if text.isprintable() else ascii(text)
+
+
+def circular(place: str, name: str) -> CorruptArchive:
+    """Return the error for a name that links lead round and round."""
+    return CorruptArchive(f"{place}: {shown(name)} is a link that goes in a circle")
 
 
 class TarFiles:
@@ -164,7 +170,7 @@ class TarFiles:
     def find(self, name: str) -> Piece | None:
         """See Files."""
         path = normal(name)
-        for _ in range(_MAX_LINKS):
+        for _ in range(MAX_LINKS):
             if path in self._sparse:
                 raise CorruptArchive(
                     f"{self.place}: {shown(name)} is stored as a sparse file;"

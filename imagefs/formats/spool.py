@@ -1,11 +1,14 @@
 """Archives that cannot be read in place, because they are compressed or arrive by a pipe.
 
-Owns the one pass in which such an archive comes into the store, decompressed, and the note that
-lets the next mount of the same file find it there. Any thread may call it.
+Owns the one pass in which such an archive comes into the store, and the notes that let the next
+mount of the same file find it there. An archive of images is taken apart, so that images share
+their layers; anything else comes in whole. Any thread may call it.
 """
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from imagefs import compression
@@ -13,12 +16,15 @@ from imagefs.compression import TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.formats import detect
 from imagefs.formats.members import TarFiles
+from imagefs.formats.parts import Parts, take_apart
 from imagefs.formats.plain import room
 from imagefs.formats.values import Packed, Piece
 from imagefs.progress import Progress
 from imagefs.store import Store
 
 _CHUNK = 256 << 10
+_HEAD = 32 << 10
+"""Bytes in which the first name of a tar is looked for."""
 
 
 def compressed(
@@ -27,54 +33,97 @@ def compressed(
     """Return what a compressed file holds; the second time, the file itself is not read."""
     status = os.fstat(fd)
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    key = f"archive {os.path.realpath(path)} {identity}"
-    with store.lock(key):
-        digest = store.recall(key)
-        damage = ""
-        if digest is None or store.layer(digest) is None:
+    key = f"{os.path.realpath(path)} {identity}"
+    with store.lock(key, lambda: progress.note(f"waiting for another process that has {path}")):
+        spooled = _recall(key, str(path), store)
+        if spooled is None:
             progress.phase("decompressing", status.st_size)
-            digest, damage = _take(fd, str(path), store, progress, keep_going=keep_going)
-            if not damage:
-                store.remember(key, digest)
-    return _whole(digest, damage, str(path), store)
+            spooled = _take(fd, str(path), store, progress, keep_going=keep_going)
+            if not spooled.damage:
+                store.remember(_key(key, apart=spooled.apart), spooled.digest)
+        return spooled.packed(store)
 
 
 def stream(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> Packed:
     """Return what arrives by a pipe, once all of it has arrived."""
     progress.phase(f"reading {place}")
-    digest, damage = _take(fd, place, store, progress, keep_going=keep_going)
-    return _whole(digest, damage, place, store)
+    spooled = _take(fd, place, store, progress, keep_going=keep_going)
+    return spooled.packed(store)
 
 
-def _whole(digest: str, damage: str, place: str, store: Store) -> Packed:
-    blob = store.layer(digest)
-    if blob is None:
-        raise HostError(f"{store.root}: {digest} was removed while it was needed")
-    files = TarFiles(blob, keep_going=bool(damage), enough=detect.enough())
-    files.place = place
-    return detect.read_tar(files, Piece(blob, damage, digest))
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    """An archive in the store: the digest of what came in whole, or of the record of its parts."""
+
+    place: str
+    digest: str
+    apart: bool
+    damage: str = ""
+
+    def packed(self, store: Store) -> Packed:
+        """Return what the archive holds."""
+        blob = store.layer(self.digest)
+        if blob is None:
+            raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
+        if self.apart:
+            return detect.read_parts(Parts(self.place, blob, store))
+        files = TarFiles(blob, keep_going=bool(self.damage), enough=detect.enough())
+        files.place = self.place
+        return detect.read_tar(files, Piece(blob, self.damage, self.digest))
 
 
-def _take(
-    fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool
-) -> tuple[str, str]:
-    """Bring a stream into the store, plain; return its digest and what is wrong with it."""
+def _recall(key: str, place: str, store: Store) -> _Spooled | None:
+    """Return an archive that is in the store, with all its parts."""
+    for apart in (True, False):
+        digest = store.recall(_key(key, apart=apart))
+        blob = store.layer(digest) if digest is not None else None
+        if digest is None or blob is None:
+            continue
+        if not apart or Parts(place, blob, store).whole():
+            return _Spooled(place, digest, apart)
+    return None
+
+
+def _key(key: str, *, apart: bool) -> str:
+    return f"{'parts' if apart else 'whole'} {key}"
+
+
+def _take(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> _Spooled:
+    """Bring a stream into the store."""
+    try:
+        chunks = _plain(fd, store, progress)
+        head = b""
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= _HEAD:
+                break
+        if detect.begins_archive(head):
+            digest, damage = take_apart(chain([head], chunks), store, keep_going=keep_going)
+            return _Spooled(place, digest, True, damage)
+        digest, damage = _take_whole(chain([head], chunks), store, keep_going=keep_going)
+        return _Spooled(place, digest, False, damage)
+    except TooLargeError as error:
+        raise HostError(f"{place} does not fit into the cache: {error}") from error
+    except CorruptArchive as error:
+        raise CorruptArchive(f"{place}: {error}") from error
+
+
+def _take_whole(chunks: Iterator[bytes], store: Store, *, keep_going: bool) -> tuple[str, str]:
+    """Bring a tar into the store as it is; return its digest, and what is wrong with it."""
     damage = ""
     with store.layer_writer(None) as file:
         try:
-            for piece in _plain(fd, place, store, progress):
-                file.write(piece)
-        except TooLargeError as error:
-            raise HostError(f"{place} does not fit into the cache: {error}") from error
+            for chunk in chunks:
+                file.write(chunk)
         except CorruptArchive as error:
-            if not keep_going or not file.size:
-                raise CorruptArchive(f"{place}: {error}") from error
+            if not keep_going:
+                raise
             damage = str(error)
     return file.digest, damage
 
 
-def _plain(fd: int, place: str, store: Store, progress: Progress) -> Iterator[bytes]:
-    """Yield the stream's bytes, decompressed if need be."""
+def _plain(fd: int, store: Store, progress: Progress) -> Iterator[bytes]:
+    """Yield a stream's bytes, decompressed if need be."""
     head = b""
     while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
         head += more

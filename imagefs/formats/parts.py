@@ -1,0 +1,221 @@
+"""An archive taken apart: layers in the store, plain and by their digests, the rest in a record.
+
+Owns the record: one file of the store that holds the archive's small files and says where its
+large ones went, so that the archive itself need not be read again.
+
+    contents of small files | JSON: "small", "large", "links" | the JSON's length, 8 bytes | MAGIC
+
+Any thread may call it.
+"""
+
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from struct import Struct
+from types import TracebackType
+from typing import Any, Self
+
+from imagefs import compression
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.formats.members import MAX_LINKS, circular, normal, shown
+from imagefs.formats.plain import room
+from imagefs.formats.values import Piece
+from imagefs.hashing import HashedFile
+from imagefs.image import Blob
+from imagefs.store import Store
+from imagefs.tarfmt import LNKTYPE, REGTYPE, SYMTYPE
+from imagefs.tarscan import Member
+from imagefs.tarstream import members
+
+SMALL = 256 << 10
+"""Up to this many bytes a file stays in the record: JSON mostly, and layers not worth sharing."""
+_MAGIC = b"imagefs parts 1\n"
+_TRAILER = Struct("<Q16s")
+
+
+class Parts:
+    """The files of an archive that was taken apart; see `members.Files`."""
+
+    def __init__(self, place: str, record: Blob, store: Store) -> None:
+        self.place = place
+        self._record = record
+        self._store = store
+        table = _table(record)
+        self._small: dict[str, list[int]] = table["small"]
+        self._large: dict[str, list[str]] = table["large"]
+        self._links: dict[str, str] = table["links"]
+
+    def whole(self) -> bool:
+        """Tell whether the store still has all the layers."""
+        return all(
+            os.path.exists(self._store.layer_path(digest)) for digest, _ in self._large.values()
+        )
+
+    def names(self) -> Iterable[str]:
+        """See Files."""
+        return [*self._small, *self._large, *self._links]
+
+    def find(self, name: str) -> Piece | None:
+        """See Files."""
+        path = normal(name)
+        for _ in range(MAX_LINKS):
+            if path in self._small:
+                offset, length = self._small[path]
+                return Piece(Blob(self._record.path, offset, length))
+            if path in self._large:
+                digest, damage = self._large[path]
+                blob = self._store.layer(digest)
+                if blob is None:
+                    raise HostError(f"{self._store.root}: {digest} was removed while needed")
+                return Piece(blob, damage, digest)
+            if path not in self._links:
+                return None
+            path = self._links[path]
+        raise circular(self.place, name)
+
+
+def _table(record: Blob) -> dict[str, Any]:
+    with record.path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        end = record.length - _TRAILER.size
+        length, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
+        if magic != _MAGIC:
+            raise HostError(f"{record.path}: is not what the cache took it for")
+        table: dict[str, Any] = json.loads(os.pread(fd, length, end - length))
+    return table
+
+
+def take_apart(chunks: Iterator[bytes], store: Store, *, keep_going: bool) -> tuple[str, str]:
+    """Bring an archive that arrives in chunks into the store.
+
+    Return the digest of its record, and what is wrong with the archive if it was to keep going.
+    """
+    damage = ""
+    with store.layer_writer(None) as record, _Taking(store, record, keep_going) as taking:
+        try:
+            for member, content in members(chunks):
+                taking.take(member, content)
+        except CorruptArchive as error:
+            if not keep_going:
+                raise
+            damage = str(error)
+        taking.finish()
+    return record.digest, damage
+
+
+class _Taking:
+    """One archive being taken apart."""
+
+    def __init__(self, store: Store, record: HashedFile, keep_going: bool) -> None:
+        self._store = store
+        self._record = record
+        self._keep_going = keep_going
+        self._small: dict[str, tuple[int, int]] = {}
+        self._large: dict[str, tuple[HashedFile, str]] = {}
+        self._links: dict[str, str] = {}
+        # What has been written is seen to the disk while the next member is decompressed.
+        self._settling = ThreadPoolExecutor(1, "imagefs-settle")
+        self._settled: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._settling.shutdown()
+
+    def take(self, member: Member, content: Iterator[memoryview]) -> None:
+        """Take a member in; of several with one name, the last counts."""
+        name = normal(os.fsdecode(member.name))
+        self._small.pop(name, None)
+        self._large.pop(name, None)
+        self._links.pop(name, None)
+        if member.typeflag == SYMTYPE:
+            target = posixpath.join("/", posixpath.dirname(name), os.fsdecode(member.linkname))
+            self._links[name] = normal(target)
+        elif member.typeflag == LNKTYPE:
+            self._links[name] = normal(os.fsdecode(member.linkname))
+        elif member.typeflag == REGTYPE:
+            self._take_file(name, member.stored, content)
+
+    def _take_file(self, name: str, size: int, content: Iterator[memoryview]) -> None:
+        read = _reader(content)
+        head = read(compression.MAGIC_BYTES)
+        kind = compression.recognise(head)
+        if kind is None and size <= SMALL:
+            start = self._record.size
+            for piece in _rest(head, read):
+                self._record.write(piece)
+            self._small[name] = (start, self._record.size - start)
+            return
+        pieces = _rest(head, read)
+        if kind is not None:
+            pieces = compression.plain(_chained(head, read), kind, room(self._store))
+        self._write(name, pieces)
+
+    def _write(self, name: str, pieces: Iterator[bytes]) -> None:
+        """Write a file into the store; how it ends is left to the other thread."""
+        damage = ""
+        with ExitStack() as stack:
+            file = stack.enter_context(self._store.layer_writer(None))
+            try:
+                for piece in pieces:
+                    file.write(piece)
+            except compression.TooLargeError as error:
+                raise HostError(f"{shown(name)} does not fit into the cache: {error}") from error
+            except CorruptArchive as error:
+                if not self._keep_going:
+                    raise CorruptArchive(f"{shown(name)}: {error}") from error
+                damage = str(error)
+            self._large[name] = (file, damage)
+            self._settled.append(self._settling.submit(stack.pop_all().close))
+
+    def finish(self) -> None:
+        """Wait until all layers are in the store, and end the record."""
+        for settled in self._settled:
+            settled.result()
+        large = {name: (file.digest, damage) for name, (file, damage) in self._large.items()}
+        table = {"small": self._small, "large": large, "links": self._links}
+        content = json.dumps(table).encode()
+        self._record.write(content)
+        self._record.write(_TRAILER.pack(len(content), _MAGIC))
+
+
+def _reader(content: Iterator[memoryview]) -> Callable[[int], bytes]:
+    """Return a function that reads at most so many bytes; fewer than asked only for the end."""
+    waiting = memoryview(b"")
+
+    def read(size: int) -> bytes:
+        nonlocal waiting
+        got = b""
+        while len(got) < size:
+            if not waiting:
+                waiting = next(content, memoryview(b""))
+                if not waiting:
+                    break
+            taken = waiting[: size - len(got)]
+            waiting = waiting[len(taken) :]
+            got += taken
+        return got
+
+    return read
+
+
+def _chained(head: bytes, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    waiting = [head]
+    return lambda size: waiting.pop() if waiting else read(size)
+
+
+def _rest(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Yield a content whose beginning has been read."""
+    data = head
+    while data:
+        yield data
+        data = read(SMALL)
