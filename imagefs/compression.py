@@ -20,6 +20,9 @@ MAGIC_BYTES = 6
 """How many of a stream's first bytes tell what it is."""
 _INPUT = 256 << 10
 _OUTPUT = 512 << 10
+_GZIP_HEADER = 128 << 10
+"""isal takes a gzip header for something else if it comes in two parts and has a checksum, or
+more than one optional field. This is more than a header can have, but for absurd names."""
 _XZ_MEMORY = 1 << 30
 _ZSTD_WINDOW_LOG = 31
 _SKIPPABLE = b"\x2a\x4d\x18"
@@ -72,6 +75,8 @@ def plain(
     data = b""
     while data := data or _next(read, said):
         current = make()
+        if kind is Compression.GZIP:
+            data = _gathered(data, _GZIP_HEADER, read, said)
         while not current.eof:
             if current.needs_input and not data:
                 data = _next(read, said)
@@ -139,6 +144,14 @@ def _next(read: Read, said: Callable[[int], None] | None) -> bytes:
     if said is not None:
         said(len(data))
     return data
+
+
+def _gathered(data: bytes, size: int, read: Read, said: Callable[[int], None] | None) -> bytes:
+    """Return `data` with what follows it, until there are `size` bytes or no more."""
+    gathered = bytearray(data)
+    while len(gathered) < size and (more := _next(read, said)):
+        gathered += more
+    return bytes(gathered)
 
 
 def _behind_stream(
