@@ -42,6 +42,7 @@ class SampleImage:
     layers: tuple[bytes, ...]
     names: tuple[str, ...] = ("sample/app:1",)
     architecture: str = "amd64"
+    made_by: tuple[str, ...] = ()
 
     @property
     def config(self) -> bytes:
@@ -62,7 +63,8 @@ class SampleImage:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        steps = [{"created_by": f"step {number}"} for number in range(len(self.layers))]
+        words = self.made_by or [f"step {number}" for number in range(len(self.layers))]
+        steps = [{"created_by": step} for step in words]
         return [*steps[:1], {"created_by": "CMD sh", "empty_layer": True}, *steps[1:]]
 
 
