@@ -67,9 +67,8 @@ def prune(keep_bytes: str | None, unused_for: str | None) -> None:
         unused_for=None if unused_for is None else _seconds(unused_for),
         index_path=lambda layer: index.path_of(store.index_dir, index.key_of(layer)),
     )
-    print_line(
-        f"removed {len(pruned.images)} images and {len(pruned.layers)} layers: {size_text(pruned.bytes)}"
-    )
+    gone = f"{len(pruned.images)} images and {len(pruned.layers)} layers"
+    print_line(f"removed {gone}: {size_text(pruned.bytes)}")
 
 
 def _size(text: str) -> int:

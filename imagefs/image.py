@@ -22,11 +22,12 @@ class Layer:
     """One layer of an image, as its format describes it.
 
     `diff_id` is `sha256:<hex>` of the uncompressed tar (OCI image-spec, config.md), `v1:<hex>` in
-    an archive older than diff ids, or `flat:<hex>` for a root file system that is no image. `blob` holds the tar, or what it was compressed
-    to; None where the archive names the layer but lacks it. `stored` says that the blob lies in
-    the store, so that its digest has been checked and its diff id alone identifies it; an
-    unstored blob is read in place, and may change under us. `keep_going` asks for what can be read
-    of a layer that turns out to be damaged, and `damage` says what is known to be wrong with it.
+    an archive older than diff ids, or `flat:<hex>` for a root file system that is no image.
+    `blob` holds the tar, or what it was compressed to; None where the archive names the layer but
+    lacks it. `stored` says that the blob lies in the store, so that its digest has been checked
+    and its diff id alone identifies it; an unstored blob is read in place, and may change under
+    us. `keep_going` asks for what can be read of a layer that turns out to be damaged, and
+    `damage` says what is known to be wrong with it.
     """
 
     diff_id: str
@@ -46,8 +47,9 @@ class Layer:
 class Image:
     """An image: its configuration, its manifest and its layers, bottom to top.
 
-    `id` is `sha256:<hex>` of the configuration, or `v1:<hex>` where it is older than such ids; `config` and `manifest` are byte for byte what
-    the archive holds (for a docker-archive, `manifest` is the image's entry of manifest.json).
+    `id` is `sha256:<hex>` of the configuration, or `v1:<hex>` where it is older than such ids;
+    `config` and `manifest` are byte for byte what the archive holds (for a docker-archive,
+    `manifest` is the image's entry of manifest.json).
     """
 
     id: str

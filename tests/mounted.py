@@ -18,7 +18,7 @@ def imagefs(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of imagefs to its end; nothing is raised if it fails."""
     done = subprocess.run(
-        [*COMMAND, *map(os.fspath, args)],
+        [*COMMAND, *map(str, args)],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
@@ -35,7 +35,7 @@ def imagefs(
 def mounted(source: str | Path, mountpoint: Path, *options: str, **env: str) -> Iterator[Path]:
     """Mount for as long as the context lasts; the daemon ends with it, also after a failure."""
     mountpoint.mkdir(exist_ok=True)
-    done = imagefs("mount", "--quiet", *options, source, mountpoint, **env)
+    done = imagefs("mount", "--quiet", *options, source, mountpoint, stdin=None, **env)
     assert done.returncode == 0, done.stderr
     try:
         yield mountpoint
