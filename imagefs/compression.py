@@ -20,6 +20,7 @@ MAGIC_BYTES = 6
 """How many of a stream's first bytes tell what it is."""
 _INPUT = 256 << 10
 _OUTPUT = 512 << 10
+_GZIP_FIXED, _GZIP_FLAGS = 10, 3
 _GZIP_HEADER = 128 << 10
 """isal takes a gzip header for something else if it comes in two parts and has a checksum, or
 more than one optional field. This is more than a header can have, but for absurd names."""
@@ -61,25 +62,22 @@ def recognise(head: bytes) -> Compression | None:
     return None
 
 
-def plain(
-    read: Read, kind: Compression, max_bytes: int, *, said: Callable[[int], None] | None = None
-) -> Iterator[bytes]:
+def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
     """Yield the content of a compressed stream in pieces.
 
-    `said` is told how many compressed bytes each step has taken. Raises CorruptArchive, behind
-    all that could be read, if the stream is damaged or cut, TooLargeError if it
-    goes on beyond `max_bytes`.
+    Raises CorruptArchive, behind all that could be read, if the stream is damaged or cut,
+    TooLargeError if it goes on beyond `max_bytes`.
     """
     make, failure = _decompressor(kind)
     produced = 0
     data = b""
-    while data := data or _next(read, said):
+    while data := data or read(_INPUT):
         current = make()
         if kind is Compression.GZIP:
-            data = _gathered(data, _GZIP_HEADER, read, said)
+            data = _with_whole_header(data, read)
         while not current.eof:
             if current.needs_input and not data:
-                data = _next(read, said)
+                data = read(_INPUT)
                 if not data:
                     raise CorruptArchive(f"its {kind.value} stream is cut short")
             try:
@@ -92,7 +90,7 @@ def plain(
                 raise TooLargeError(f"it decompresses to more than {max_bytes} bytes")
             if piece:
                 yield piece
-        data = _behind_stream(current.unused_data, read, kind, said)
+        data = _behind_stream(current.unused_data, read, kind)
 
 
 class _Decompressor(Protocol):
@@ -139,29 +137,24 @@ def _zstd() -> Any:
     return zstd
 
 
-def _next(read: Read, said: Callable[[int], None] | None) -> bytes:
-    data = read(_INPUT)
-    if said is not None:
-        said(len(data))
+def _with_whole_header(data: bytes, read: Read) -> bytes:
+    """Return the beginning of a gzip member with what follows it, its header in one piece."""
+    while len(data) < _GZIP_FIXED and (more := read(_INPUT)):
+        data += more
+    if data[_GZIP_FLAGS : _GZIP_FLAGS + 1].strip(b"\0"):
+        gathered = bytearray(data)
+        while len(gathered) < _GZIP_HEADER and (more := read(_INPUT)):
+            gathered += more
+        data = bytes(gathered)
     return data
 
 
-def _gathered(data: bytes, size: int, read: Read, said: Callable[[int], None] | None) -> bytes:
-    """Return `data` with what follows it, until there are `size` bytes or no more."""
-    gathered = bytearray(data)
-    while len(gathered) < size and (more := _next(read, said)):
-        gathered += more
-    return bytes(gathered)
-
-
-def _behind_stream(
-    data: bytes, read: Read, kind: Compression, said: Callable[[int], None] | None
-) -> bytes:
+def _behind_stream(data: bytes, read: Read, kind: Compression) -> bytes:
     """Return the beginning of the next stream, or nothing at the end; zeros are padding."""
     while True:
         data = data.lstrip(b"\0")
         if len(data) < MAGIC_BYTES:
-            more = _next(read, said)
+            more = read(_INPUT)
             data += more
             if more:
                 continue

@@ -162,12 +162,3 @@ def test_gzip_headers_may_come_in_parts(flags: int) -> None:
             whole = before + packed
             parts = in_parts([whole[:cut], whole[cut:]])
             assert b"".join(plain(parts, Compression.GZIP, 100)).endswith(b"content")
-
-
-def test_progress_is_told_in_compressed_bytes() -> None:
-    """Who asks is told how much of the input has been taken, all in all all of it."""
-    packed = gzip.compress(CONTENT) * 3
-    took: list[int] = []
-    for _ in plain(io.BytesIO(packed).read, Compression.GZIP, 1 << 40, said=took.append):
-        pass
-    assert sum(took) == len(packed)
