@@ -5,7 +5,7 @@ call it.
 """
 
 import platform as host
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from imagefs import reference
 from imagefs.errors import CorruptArchive, UsageError
@@ -63,25 +63,26 @@ def _matching(packed: Packed, wanted: str | None) -> Sequence[PackedImage]:
     """Return the images that `wanted` may mean: the first way of reading it that fits counts."""
     if wanted is None:
         return packed.images
-    familiar = reference.familiar(wanted)
-    by_name = [
-        image
-        for image in packed.images
-        if any(wanted == name or familiar == reference.familiar(name) for name in image.names)
-    ]
-    if by_name:
-        return by_name
-    if wanted.isdecimal() and len(wanted) <= _POSITION_DIGITS:
-        by_position = [image for image in packed.images if image.entry == int(wanted)]
-        if by_position:
-            return by_position
-    prefix = reference.id_prefix(wanted)
-    if prefix is not None:
-        by_id = [image for image in packed.images if image.id.partition(":")[2].startswith(prefix)]
-        if by_id:
-            return by_id
+    for fits in _readings(wanted):
+        found = [image for image in packed.images if fits(image)]
+        if found:
+            return found
     there = _listed(_entries(packed.images))
     raise UsageError(f"{packed.place} holds no image {shown(wanted)}; it holds {there}")
+
+
+def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
+    """Yield what the word may mean: a name, one without its registry, a position, an id, a tag."""
+    familiar = reference.familiar(wanted)
+    yield lambda image: wanted in image.names
+    yield lambda image: familiar in map(reference.familiar, image.names)
+    yield lambda image: any(name.endswith(f"/{familiar}") for name in image.names)
+    if wanted.isdecimal() and len(wanted) <= _POSITION_DIGITS:
+        yield lambda image: image.entry == int(wanted)
+    prefix = reference.id_prefix(wanted)
+    if prefix is not None:
+        yield lambda image: image.id.partition(":")[2].startswith(prefix)
+    yield lambda image: any(name.rpartition(":")[2] == wanted for name in image.names)
 
 
 def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
