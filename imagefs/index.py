@@ -6,10 +6,12 @@ checksum when it is first looked at; a block that fails has the whole index made
 layer. Knows nothing of other layers. An `Index` may be used by many threads.
 """
 
+import errno
 import hashlib
 import json
 import mmap
 import os
+import stat
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 from imagefs import rows
-from imagefs.errors import CorruptArchive, HostError
+from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.image import Blob, Layer
 from imagefs.rows import Row
 
@@ -39,39 +41,54 @@ class _NoIndexError(Exception):
 class Index:
     """The mapped index of one layer.
 
-    `rebuild` is called when the file turns out to be damaged; it must write the file anew.
+    `rebuild` is called when the file turns out to be damaged; it must write the file anew. Once the
+    index is open, damage that cannot be made good is an OSError EIO.
     """
 
     def __init__(self, path: Path, key: bytes, rebuild: Callable[[], None]) -> None:
+        self.key = key
         self._path = path
-        self._key = key
         self._rebuild = rebuild
         self._lock = Lock()
         try:
             self._map()
-        except (_NoIndexError, FileNotFoundError):
+        except _NoIndexError:
             self._renew()
 
     def _renew(self) -> None:
-        with self._lock:
-            self._rebuild()
-            try:
-                self._map()
-            except _NoIndexError as error:
-                raise HostError(f"{self._path}: the disk does not keep what is written") from error
+        self._rebuild()
+        try:
+            self._map()
+            for block in range(len(self._unchecked)):
+                if not self._is_right(block):
+                    raise _NoIndexError
+        except _NoIndexError as error:
+            raise HostError(
+                f"{self._path}: the index is not what was written; is the disk failing, or the"
+                " archive still being written?"
+            ) from error
 
     def _map(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            # Not to wait for a writer, should this be a fifo.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(self._path, flags)
+        except OSError as error:
+            raise _NoIndexError from error
         try:
             status = os.fstat(fd)
-            if status.st_uid != os.geteuid() or status.st_size < rows.HEADER_BYTES:
+            if (
+                not stat.S_ISREG(status.st_mode)
+                or status.st_uid != os.geteuid()
+                or status.st_size < rows.HEADER_BYTES
+            ):
                 raise _NoIndexError
             view = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
         fields = rows.HEADER.unpack_from(view)
         (checksum,) = rows.HEADER_CHECKSUM.unpack_from(view, rows.HEADER.size)
-        if fields[:3] != (rows.MAGIC, rows.VERSION, self._key) or checksum != crc32(
+        if fields[:3] != (rows.MAGIC, rows.VERSION, self.key) or checksum != crc32(
             view[: rows.HEADER.size]
         ):
             raise _NoIndexError
@@ -117,12 +134,25 @@ class Index:
         return self._view[start:end]
 
     def _check(self, block: int) -> None:
+        if self._is_right(block):
+            return
+        with self._lock:
+            # Whoever waited for the lock may find the index renewed.
+            if self._is_right(block):
+                return
+            try:
+                self._renew()
+            except (ImagefsError, OSError) as error:
+                raise OSError(errno.EIO, f"{self._path} is damaged: {error}") from error
+
+    def _is_right(self, block: int) -> bool:
+        """Compare a block with its checksum; note that it need not be done again."""
         start = rows.HEADER_BYTES + (block << rows.BLOCK_SHIFT)
         end = min(start + rows.BLOCK_BYTES, self._starts[-1])
         if crc32(self._view[start:end]) != self._checksums[block]:
-            self._renew()
-            return
+            return False
         self._unchecked[block] = 0
+        return True
 
     def row(self, number: int) -> Row:
         """Return a row by its number; IndexError if there is none of that number."""
@@ -216,6 +246,8 @@ class Index:
 
     def runs(self, row: Row) -> list[tuple[int, int]]:
         """Return a sparse file's runs of data as (offset, length), ascending."""
+        if not row.extra:
+            return []
         at, length, xattrs, count = self._extra(row)
         at += length
         for _ in range(xattrs):
@@ -251,8 +283,10 @@ class Index:
         return found
 
 
-def key_of(layer: Layer) -> bytes:
+def key_of(layer: Layer, fd: int | None = None) -> bytes:
     """Return the 32-byte key of a layer's index: what the layer is, or where it lies.
+
+    With `fd`, the layer is what that descriptor has open. Raises HostError where it is gone.
 
     A layer in the store is known by its diff id alone. One that is read in place is known by its
     file's path, device, inode, size and modification time, and its place in the file. What is left
@@ -262,7 +296,10 @@ def key_of(layer: Layer) -> bytes:
         identity: tuple[object, ...] = ("layer", layer.diff_id)
     else:
         blob = blob_of(layer)
-        status = os.stat(blob.path)
+        try:
+            status = os.stat(blob.path if fd is None else fd)
+        except OSError as error:
+            raise HostError(f"{blob.path}: {error.strerror}") from error
         identity = (
             os.path.realpath(blob.path),
             status.st_dev,
@@ -302,17 +339,23 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
     if not missing:
         return
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
     from multiprocessing import get_context  # noqa: PLC0415
 
     workers = min(
         len(missing),
         os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1,
     )
+    # The largest first, so that no worker is left alone with it at the end.
+    order = sorted(missing.values(), key=lambda layer: -blob_of(layer).length)
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        # The largest first, so that no worker is left alone with it at the end.
-        order = sorted(missing.values(), key=lambda layer: -blob_of(layer).length)
-        for _ in pool.map(build, order, [index_dir] * len(order)):
-            pass
+        try:
+            for _ in pool.map(build, order, [index_dir] * len(order)):
+                pass
+        except BrokenProcessPool as error:
+            raise HostError(
+                "a process that indexed a layer was killed; is memory short?"
+            ) from error
 
 
 def build(layer: Layer, index_dir: Path) -> None:

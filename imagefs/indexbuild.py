@@ -4,7 +4,7 @@ import gc
 import os
 from typing import BinaryIO
 
-from imagefs.errors import CorruptArchive
+from imagefs.errors import CorruptArchive, HostError
 from imagefs.fold import Fold
 from imagefs.image import Blob
 from imagefs.indexwrite import Table
@@ -17,26 +17,34 @@ def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = Fal
     With `keep_going`, what was read before the damage is kept and the damage noted; else
     CorruptArchive is raised.
     """
-    fold = Fold(blob.offset)
-    damage = ""
     # Nothing made here forms a cycle, and walking a million live tuples takes longer than
     # parsing them.
     collecting = gc.isenabled()
     gc.disable()
+    try:
+        fold = Fold(blob.offset)
+        damage = ""
+        try:
+            _scan(blob, fold)
+        except CorruptArchive as error:
+            if not keep_going:
+                raise
+            damage = str(error)
+        fold.finish()
+        Table(blob.offset, key).write(fold, out, damage)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _scan(blob: Blob, fold: Fold) -> None:
     try:
         fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fold.add(
                 scan(lambda n, at: os.pread(fd, n, at), blob.offset, blob.offset + blob.length)
             )
-        except CorruptArchive as error:
-            if not keep_going:
-                raise
-            damage = str(error)
         finally:
             os.close(fd)
-        fold.finish()
-        Table(blob.offset, key).write(fold, out, damage)
-    finally:
-        if collecting:
-            gc.enable()
+    except OSError as error:
+        raise HostError(f"cannot read {blob.path}: {error.strerror}") from error

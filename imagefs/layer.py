@@ -8,31 +8,50 @@ May be used by many threads.
 import errno
 import os
 import stat
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from imagefs import rows
+from imagefs.errors import CorruptArchive, HostError
 from imagefs.image import Layer
-from imagefs.index import Index, blob_of
+from imagefs.index import Index, blob_of, key_of
 from imagefs.rows import Row
 
 _BLOCK = 4096
+_MAPS = 16
 
 
 class OpenLayer:
-    """A layer whose names and content can be read; `name` is its directory's, `NN-<12 hex>`."""
+    """A layer whose names and content can be read; `name` is its directory's, `NN-<12 hex>`.
+
+    It is closed when nobody holds it any more.
+    """
 
     def __init__(self, layer: Layer, name: str, index: Index) -> None:
+        self._fd = -1
         blob = blob_of(layer)
         self.layer = layer
         self.name = name
         self.index = index
         self._base = blob.offset
         self._watched = not layer.stored
-        self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._maps: dict[int, _SparseMap] = {}
+        try:
+            self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"{blob.path}: {error.strerror}") from error
         self._stamp = self._look()
+        # Looked at after the stamp was taken: this file, as it is now, is what was indexed.
+        if key_of(layer, self._fd) != index.key:
+            raise CorruptArchive(f"{blob.path} was changed while it was opened")
 
-    def close(self) -> None:
-        """Give the descriptor back; nothing can be read any more."""
-        os.close(self._fd)
+    def __del__(self) -> None:
+        # Not before: were the descriptor closed while a thread reads, its number might by then
+        # stand for another file.
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _look(self) -> tuple[int, int]:
         status = os.fstat(self._fd)
@@ -64,43 +83,76 @@ class OpenLayer:
         if size <= 0:
             return b""
         content = bytearray(size)
-        end = offset + size
-        stored = row.data
-        for start, length in self.index.runs(row):
-            low, high = max(start, offset), min(start + length, end)
-            if low < high:
-                content[low - offset : high - offset] = self._pread(
-                    high - low, stored + low - start
-                )
-            stored += length
+        for start, length, place in self._map_of(row).within(offset, offset + size):
+            at = start - offset
+            content[at : at + length] = self._pread(length, row.data + place)
         return bytes(content)
+
+    def _map_of(self, row: Row) -> "_SparseMap":
+        """Return a sparse file's map; those asked for last are kept."""
+        maps = self._maps
+        found = maps.get(row.extra)
+        if found is None:
+            found = _SparseMap(self.index.runs(row))
+            if len(maps) >= _MAPS:
+                maps.clear()
+            maps[row.extra] = found
+        return found
 
     def seek(self, row: Row, offset: int, whence: int) -> int:
         """Return the next offset of data or of a hole (lseek(2)); the end of a file is a hole."""
         if not 0 <= offset < row.size:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        runs = self.index.runs(row) if row.flags & rows.SPARSE else [(0, row.size)]
-        if whence == os.SEEK_DATA:
-            for start, length in runs:
-                if start + length > offset:
-                    return max(start, offset)
+        if row.flags & rows.SPARSE:
+            found = self._map_of(row).seek(offset, whence == os.SEEK_DATA)
+        else:
+            found = offset if whence == os.SEEK_DATA else row.size
+        if found is None:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-        for start, length in runs:
-            if start > offset:
-                break
-            offset = max(offset, start + length)
-        return min(offset, row.size)
+        return min(found, row.size)
 
     def blocks(self, row: Row) -> int:
         """Return how many 512-byte blocks the node would take on a disk of 4 KiB blocks."""
-        kind = stat.S_IFMT(row.mode)
-        if kind != stat.S_IFREG:
+        if stat.S_IFMT(row.mode) != stat.S_IFREG:
             return 0
         if row.flags & rows.SPARSE:
-            total = reached = 0
-            for start, length in self.index.runs(row):
-                first = max(start // _BLOCK, reached)
-                reached = -(-(start + length) // _BLOCK)
-                total += reached - first
-            return total * (_BLOCK // 512)
+            return self._map_of(row).blocks * (_BLOCK // 512)
         return (row.size + _BLOCK - 1) // _BLOCK * (_BLOCK // 512)
+
+
+class _SparseMap:
+    """Where the data of a sparse file lies: runs in ascending order, and holes between them."""
+
+    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+        self._starts = array("Q", (start for start, _ in runs))
+        self._ends = array("Q", (start + length for start, length in runs))
+        self._places = array("Q", accumulate((length for _, length in runs), initial=0))
+        total = reached = 0
+        for start, end in zip(self._starts, self._ends, strict=True):
+            first = max(start // _BLOCK, reached)
+            reached = -(-end // _BLOCK)
+            total += reached - first
+        self.blocks = total
+        """Blocks of 4 KiB that hold data."""
+
+    def within(self, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the parts of runs between two offsets: offset, length, and place in the data."""
+        for at in range(bisect_right(self._ends, low), len(self._starts)):
+            start, end = max(self._starts[at], low), min(self._ends[at], high)
+            if start >= high:
+                return
+            yield start, end - start, self._places[at] + start - self._starts[at]
+
+    def seek(self, offset: int, data: bool) -> int | None:
+        """Return the next offset of data, or of a hole, from an offset on; None if there is none.
+
+        Behind the last run all is a hole.
+        """
+        at = bisect_right(self._ends, offset)
+        if data:
+            return max(self._starts[at], offset) if at < len(self._starts) else None
+        # Runs may touch each other.
+        while at < len(self._starts) and self._starts[at] <= offset:
+            offset = self._ends[at]
+            at += 1
+        return offset

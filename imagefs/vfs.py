@@ -96,8 +96,7 @@ class ImageFs:
             for key in [key for key, number in self._numbers.items() if number in own]:
                 del self._numbers[key]
             for number in own:
-                self._layers.pop(number).close()
-                del self._indexes[number]
+                del self._layers[number], self._indexes[number]
             self.made.drop_below(parent)
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
