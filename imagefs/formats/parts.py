@@ -32,6 +32,8 @@ from imagefs.tarstream import members
 
 SMALL = 256 << 10
 """Up to this many bytes a file stays in the record: JSON mostly, and layers not worth sharing."""
+_UNSETTLED = 8
+"""Layers that may wait to be seen to the disk: each of them keeps two files open."""
 _MAGIC = b"imagefs parts 1\n"
 _TRAILER = Struct("<Q16s")
 
@@ -176,6 +178,8 @@ class _Taking:
                 damage = str(error)
             self._large[name] = (file, damage)
             self._settled.append(self._settling.submit(stack.pop_all().close))
+        if len(self._settled) > _UNSETTLED:
+            self._settled[-_UNSETTLED].result()
 
     def finish(self) -> None:
         """Wait until all layers are in the store, and end the record."""
