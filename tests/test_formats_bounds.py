@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests import samples, tars
 from tests.opening import opened
 from tests.samples import SampleImage
 
-LAYERS = 200
+LAYERS = 80
 FILES = 60
 """How many more files may be opened than are open already."""
 
@@ -27,7 +28,14 @@ def few_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.usefixtures("few_descriptors")
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what comes in wait for the disk, however fast this one is."""
+    never = Event()
+    monkeypatch.setattr(os, "fsync", lambda _fd: never.wait(0.01))
+
+
+@pytest.mark.usefixtures("few_descriptors", "slow_disk")
 @pytest.mark.parametrize("compressed", [True, False], ids=["compressed", "plain"])
 def test_files_open_do_not_grow_with_layers(tmp_path: Path, compressed: bool) -> None:
     """Making many compressed layers plain keeps few files open, also of a compressed archive."""
