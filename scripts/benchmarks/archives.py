@@ -1,0 +1,182 @@
+"""The archives that the benchmark measures on, as `docker save` of Docker 1.10 to 24 writes them.
+
+Owns the layout around the layers, and the synthetic layers of many small files. What is in the
+real image is `layers.py`'s.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from benchmarks import layers
+from benchmarks.workspace import Workspace, discard
+
+_EPOCH = 1_700_000_000
+_CHUNK = 1 << 20
+_PER_DIRECTORY = 200
+BIG_FILE = "data/big.bin"
+BIG_BYTES = 1 << 30
+
+
+def real(space: Workspace) -> Path:
+    """Return the archive of the real image: about 1 GB, over 60,000 members, 8 layers."""
+
+    def make(path: Path) -> None:
+        parts = path.with_suffix(".layers")
+        parts.mkdir(exist_ok=True)
+        save(path, "bench/real:latest", layers.write_all(parts))
+        discard(parts)
+
+    return space.once("images/real.tar", make)
+
+
+def small_files(space: Workspace, count: int) -> Path:
+    """Return the archive of an image of `count` small files in four layers."""
+
+    def make(path: Path) -> None:
+        written = []
+        for number in range(4):
+            layer = path.with_suffix(f".{number}")
+            _write_small_files(layer, number, count // 4)
+            written.append((layer, f"RUN make {count // 4} files"))
+        save(path, f"bench/small-{count}:latest", written)
+        for layer, _ in written:
+            layer.unlink()
+
+    return space.once(f"images/small-{count}.tar", make)
+
+
+def one_big_file(space: Workspace) -> Path:
+    """Return the archive of an image with one file of 1 GiB that does not compress."""
+
+    def make(path: Path) -> None:
+        layer = path.with_suffix(".0")
+        with open(layer, "wb") as out:
+            out.write(_header("data", b"5", 0o755, 0) + _header(BIG_FILE, b"0", 0o644, BIG_BYTES))
+            for piece in _noise(BIG_BYTES):
+                out.write(piece)
+            out.write(bytes(1024))
+        save(path, "bench/big:latest", [(layer, "COPY big.bin /data/")])
+        layer.unlink()
+
+    return space.once("images/big.tar", make)
+
+
+def _noise(length: int) -> Iterator[bytes]:
+    """Yield bytes that look random and are the same each time."""
+    block = b"".join(sha256(number.to_bytes(4, "big")).digest() for number in range(_CHUNK // 32))
+    for number in range(length // _CHUNK):
+        yield number.to_bytes(8, "big") + block[8:]
+
+
+def _write_small_files(path: Path, layer: int, count: int) -> None:
+    with open(path, "wb", buffering=_CHUNK) as out:
+        for number in range(count):
+            directory = (
+                f"tree{layer}/d{number // (_PER_DIRECTORY * 50)}/e{number // _PER_DIRECTORY}"
+            )
+            if number % _PER_DIRECTORY == 0:
+                out.write(_header(directory, b"5", 0o755, 0))
+            content = f"file {number} of layer {layer}\n".encode() * (1 + number % 16)
+            out.write(_header(f"{directory}/file-{number}.txt", b"0", 0o644, len(content)))
+            out.write(content + bytes(-len(content) % 512))
+        out.write(bytes(1024))
+
+
+def _header(name: str, kind: bytes, mode: int, size: int) -> bytes:
+    """Return a ustar header (POSIX.1-1988); tarfile would take minutes for millions."""
+    head = b"%-100b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        name.encode().ljust(100, b"\0"),
+        mode,
+        0,
+        0,
+        size,
+        _EPOCH,
+    )
+    tail = (kind + bytes(100) + b"ustar\x0000").ljust(356, b"\0")
+    checksum = sum(head) + sum(tail) + 8 * ord(" ")
+    return head + b"%06o\0 " % checksum + tail
+
+
+# The archive around the layers
+
+
+def save(path: Path, name: str, written: list[tuple[Path, str]]) -> None:
+    """Write an archive of an image from its layers' tars, bottom to top, and their build steps."""
+    diff_ids = [_digest(layer) for layer, _ in written]
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sh"]},
+            "created": "2023-11-14T22:13:20Z",
+            "history": [
+                {"created": "2023-11-14T22:13:20Z", "created_by": step} for _, step in written
+            ],
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{one}" for one in diff_ids]},
+        }
+    ).encode()
+    image_id = sha256(config).hexdigest()
+    ids = _chain(diff_ids)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for at, one in sorted(enumerate(ids), key=lambda item: item[1]):
+            _add(tar, one, None)
+            about = {"id": one} | ({"parent": ids[at - 1]} if at else {})
+            _add(tar, f"{one}/VERSION", b"1.0")
+            _add(tar, f"{one}/json", json.dumps(about).encode())
+            with open(written[at][0], "rb") as layer:
+                info = _info(f"{one}/layer.tar")
+                info.size = os.fstat(layer.fileno()).st_size
+                tar.addfile(info, layer)
+        _add(tar, f"{image_id}.json", config)
+        entry = {
+            "Config": f"{image_id}.json",
+            "RepoTags": [name],
+            "Layers": [f"{one}/layer.tar" for one in ids],
+        }
+        _add(tar, "manifest.json", json.dumps([entry]).encode())
+        repository, _, tag = name.partition(":")
+        _add(tar, "repositories", json.dumps({repository: {tag: ids[-1]}}).encode())
+
+
+def layer_names(archive: Path) -> list[str]:
+    """Return the names of the layers' tars inside an archive, bottom to top."""
+    with tarfile.open(archive) as tar:
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        names: list[str] = json.load(manifest)[0]["Layers"]
+    return names
+
+
+def _chain(diff_ids: list[str]) -> list[str]:
+    ids: list[str] = []
+    for one in diff_ids:
+        ids.append(sha256(f"{ids[-1] if ids else ''} {one}".encode()).hexdigest())
+    return ids
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | None) -> None:
+    info = _info(name)
+    if content is None:
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+    info.size = len(content or b"")
+    tar.addfile(info, io.BytesIO(content or b""))
+
+
+def _info(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.mode, info.mtime = 0o644, _EPOCH
+    return info
+
+
+def _digest(path: Path) -> str:
+    total = sha256()
+    with open(path, "rb") as file:
+        read: Callable[[], bytes] = lambda: file.read(_CHUNK)  # noqa: E731
+        for piece in iter(read, b""):
+            total.update(piece)
+    return total.hexdigest()
