@@ -62,6 +62,7 @@ def registry() -> Registry:
 
 def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool = False) -> None:
     """Mount one image, or all of an archive."""
+    from imagefs import index  # noqa: PLC0415
     from imagefs import serving as server  # noqa: PLC0415
     from imagefs.vfs import ImageFs, image_fs  # noqa: PLC0415
 
@@ -76,7 +77,8 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
                 fs.add_image(image, store.index_dir, directory.node)
         else:
             image = source.open_image(asked.request, store, progress)
-            progress.phase("indexing")
+            if index.missing(image.layers, store.index_dir):
+                progress.phase("indexing")
             fs = image_fs(image, store.index_dir, view)
     server.serve(lambda: fs, serving)
 

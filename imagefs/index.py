@@ -11,7 +11,9 @@ import hashlib
 import json
 import mmap
 import os
+import signal
 import stat
+import sys
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,9 @@ from imagefs import rows
 from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.image import Blob, Layer
 from imagefs.rows import Row
+
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Child(NamedTuple):
@@ -327,28 +332,34 @@ def path_of(index_dir: Path, key: bytes) -> Path:
     return index_dir / f"{key.hex()}.idx"
 
 
+def missing(layers: Sequence[Layer], index_dir: Path) -> list[Layer]:
+    """Return those of the layers that have no index yet, each once."""
+    found = {
+        key: layer for layer in layers if not path_of(index_dir, key := key_of(layer)).exists()
+    }
+    return list(found.values())
+
+
 def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
     """Index those of the layers that have no index yet, side by side in worker processes.
 
     The workers give back to the system the memory that the trees took. Raises CorruptArchive for
     a layer that is no tar, HostError where the index cannot be written.
     """
-    missing = {
-        key: layer for layer in layers if not path_of(index_dir, key := key_of(layer)).exists()
-    }
-    if not missing:
+    # The largest first, so that no worker is left alone with it at the end.
+    order = sorted(missing(layers, index_dir), key=lambda layer: -blob_of(layer).length)
+    if not order:
         return
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
     from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
     from multiprocessing import get_context  # noqa: PLC0415
 
     workers = min(
-        len(missing),
+        len(order),
         os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1,
     )
-    # The largest first, so that no worker is left alone with it at the end.
-    order = sorted(missing.values(), key=lambda layer: -blob_of(layer).length)
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+    context = get_context("fork")
+    with ProcessPoolExecutor(workers, context, _end_with, (os.getpid(),)) as pool:
         try:
             for _ in pool.map(build, order, [index_dir] * len(order)):
                 pass
@@ -356,6 +367,16 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
             raise HostError(
                 "a process that indexed a layer was killed; is memory short?"
             ) from error
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies: it holds the parent's locks."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def build(layer: Layer, index_dir: Path) -> None:
