@@ -27,7 +27,6 @@ from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.image import Blob, Layer
 from imagefs.rows import Row
 
-
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
