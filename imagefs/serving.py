@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagefs import daemon, mountinfo
+from imagefs import daemon
 from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions, check_device, check_helper
 from imagefs.mounts import Registry
@@ -59,8 +59,8 @@ def serve(make: Callable[[], FileSystem], serving: Serving) -> int:
 
     Returns the pid of the process that serves. `make` is called in that process.
     """
-    # The daemon works in another directory.
-    place = Path(mountinfo.absolute(serving.mountpoint))
+    # The daemon works in another directory, and fusermount3 refuses symbolic links.
+    place = Path(os.path.realpath(serving.mountpoint))
 
     def work(ready: Callable[[], None]) -> None:
         record: Path | None = None

@@ -281,6 +281,17 @@ def test_a_bad_mount_point_is_one_line(user: User, name: str) -> None:
     assert user.mounted(place) == (name == "mounted")
 
 
+def test_a_mount_point_may_be_a_link(user: User) -> None:
+    """The mount is made where the link leads, and is unmounted by either name."""
+    archive, place = user.file("app.tar", ARCHIVE), user.directory()
+    assert user.run("ln", "-s", place, "link").status == 0
+    for name in ("link", str(place)):
+        user.does("mount", archive, "./link")
+        assert user.mounted(place)
+        user.does("unmount", name)
+        assert not user.mounted(place)
+
+
 def test_a_mount_point_of_somebody_else_is_refused() -> None:
     """An ordinary user cannot mount on a directory that is not theirs."""
     need_fuse()
