@@ -2,20 +2,23 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.fold import Fold
 from imagefs.image import Blob
 from imagefs.indexwrite import Table
-from imagefs.tarscan import scan
+from imagefs.tarscan import Member, scan
+
+_NO_END = 1 << 62
 
 
 def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = False) -> None:
     """Write the index of the layer whose plain tar `blob` holds to a new file.
 
-    With `keep_going`, what was read before the damage is kept and the damage noted; else
-    CorruptArchive is raised.
+    With `keep_going`, what was read before the damage is kept, also a file whose content is cut,
+    and the damage noted; else CorruptArchive is raised.
     """
     # Nothing made here forms a cycle, and walking a million live tuples takes longer than
     # parsing them.
@@ -25,7 +28,7 @@ def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = Fal
         fold = Fold(blob.offset)
         damage = ""
         try:
-            _scan(blob, fold)
+            _scan(blob, fold, keep_going=keep_going)
         except CorruptArchive as error:
             if not keep_going:
                 raise
@@ -37,14 +40,28 @@ def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = Fal
             gc.enable()
 
 
-def _scan(blob: Blob, fold: Fold) -> None:
+def _scan(blob: Blob, fold: Fold, *, keep_going: bool) -> None:
+    end = blob.offset + blob.length
     try:
         fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fold.add(
-                scan(lambda n, at: os.pread(fd, n, at), blob.offset, blob.offset + blob.length)
-            )
+            if keep_going:
+                members = scan(
+                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), at), blob.offset, _NO_END
+                )
+                fold.add(_until_cut(members, end))
+            else:
+                fold.add(scan(lambda n, at: os.pread(fd, n, at), blob.offset, end))
         finally:
             os.close(fd)
     except OSError as error:
         raise HostError(f"cannot read {blob.path}: {error.strerror}") from error
+
+
+def _until_cut(members: Iterator[Member], end: int) -> Iterator[Member]:
+    """Pass the members on, also the one that goes beyond the end; behind it, say so."""
+    for member in members:
+        yield member
+        if member.offset + member.stored > end:
+            name = member.name.decode("utf-8", "backslashreplace")
+            raise CorruptArchive(f"truncated tar: it ends inside {name!r}, the last member read")

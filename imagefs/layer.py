@@ -36,6 +36,7 @@ class OpenLayer:
         self.name = name
         self.index = index
         self._base = blob.offset
+        self._length = blob.length
         self._watched = not layer.stored
         self._maps: dict[int, _SparseMap] = {}
         try:
@@ -73,6 +74,9 @@ class OpenLayer:
         return self._pread(size, row.data + offset)
 
     def _pread(self, size: int, offset: int) -> bytes:
+        if offset + size > self._length:
+            # Only what is left of a damaged layer has such files; what follows is not theirs.
+            raise OSError(errno.EIO, "the archive lacks this content")
         content = os.pread(self._fd, size, self._base + offset)
         # Looked at after the bytes were taken, so that they are the indexed archive's.
         if len(content) < size or (self._watched and self._look() != self._stamp):

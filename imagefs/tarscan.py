@@ -234,7 +234,7 @@ def _prefixed(header: bytes) -> bytes:
 
 
 def _past_end(name: bytes, data: int, stored: int, end: int) -> CorruptArchive:
-    shown = name.decode("utf-8", "backslashreplace")
+    shown = name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
     return CorruptArchive(
         f"truncated tar: member {shown!r} at byte {data} has {stored} bytes,"
         f" but only {max(0, end - data)} are left"

@@ -157,7 +157,7 @@ def plain(content: bytes) -> bytes:
     return content
 
 
-def _v1_ids(image: SampleImage) -> list[str]:
+def v1_ids(image: SampleImage) -> list[str]:
     """Ids as Docker before 25 makes them: they depend on the layers below."""
     ids: list[str] = []
     for content in image.layers:
@@ -194,7 +194,7 @@ def docker_20(*images: SampleImage) -> Layout:
     entries = []
     first_of: dict[str, str] = {}
     for image in images:
-        ids = _v1_ids(image)
+        ids = v1_ids(image)
         for number, (v1_id, content) in enumerate(zip(ids, image.layers, strict=True)):
             layout |= {f"{v1_id}/": None, f"{v1_id}/VERSION": b"1.0"}
             layout[f"{v1_id}/json"] = _v1_json(ids, number)
@@ -210,7 +210,7 @@ def docker_20(*images: SampleImage) -> Layout:
         )
     layout = dict(sorted(layout.items()))
     layout["manifest.json"] = dumped(entries)
-    tags = {name: _v1_ids(image)[-1] for image in images for name in image.names}
+    tags = {name: v1_ids(image)[-1] for image in images for name in image.names}
     return {**layout, "repositories": _repositories(tags)} if tags else layout
 
 
@@ -218,11 +218,11 @@ def docker_1_9(*images: SampleImage, tagged: bool = True) -> Layout:
     """`docker save` before 1.10: no manifest.json, layers know their parents."""
     layout: dict[str, bytes | str | None] = {}
     for image in images:
-        ids = _v1_ids(image)
+        ids = v1_ids(image)
         for number, (v1_id, content) in enumerate(zip(ids, image.layers, strict=True)):
             layout |= {f"{v1_id}/": None, f"{v1_id}/VERSION": b"1.0"}
             layout |= {f"{v1_id}/json": _v1_json(ids, number), f"{v1_id}/layer.tar": content}
-    tags = {name: _v1_ids(image)[-1] for image in images for name in image.names}
+    tags = {name: v1_ids(image)[-1] for image in images for name in image.names}
     return {**layout, "repositories": _repositories(tags)} if tagged else layout
 
 
@@ -254,7 +254,7 @@ def _blobs(contents: Iterable[bytes]) -> dict[str, bytes | str | None]:
 def docker_25(image: SampleImage) -> Layout:
     """`docker save` of Docker 25 and later with graph drivers."""
     manifest = oci_manifest(image, plain, "tar")
-    ids = _v1_ids(image)
+    ids = v1_ids(image)
     legacy = [_v1_json(ids, number) for number in range(len(ids))]
     index = {
         "schemaVersion": 2,
@@ -426,11 +426,11 @@ def jib(image: SampleImage) -> bytes:
     parts += [{"config.json": image.config}, {"manifest.json": dumped([entry])}]
     # Each part is a tar without its end, but for the last.
     bodies = [tar_of(part) for part in parts]
-    ends = [_end_of_members(body) for body in bodies]
+    ends = [end_of_members(body) for body in bodies]
     return b"".join(body[:end] for body, end in zip(bodies, ends, strict=True)) + bytes(10240)
 
 
-def _end_of_members(tar: bytes) -> int:
+def end_of_members(tar: bytes) -> int:
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         last = opened.getmembers()[-1]
     return last.offset_data + -(-last.size // 512) * 512
@@ -451,7 +451,7 @@ def rules_oci(image: SampleImage) -> Layout:
 
 def rules_docker(image: SampleImage) -> Layout:
     """bazel rules_docker: `<id>/layer.tar` without directories, configuration first."""
-    ids = _v1_ids(image)
+    ids = v1_ids(image)
     names = [f"{v1_id}/layer.tar" for v1_id in ids]
     config_name = f"{hexdigest(image.config)}.json"
     entry = {"Config": config_name, "RepoTags": list(image.names), "Layers": names}
@@ -488,7 +488,7 @@ def podman(*images: SampleImage) -> Layout:
     for image in images:
         layout |= {f"{hexdigest(content)}.tar": content for content in image.layers}
     for image in images:
-        ids = _v1_ids(image)
+        ids = v1_ids(image)
         layout[f"{hexdigest(image.config)}.json"] = image.config
         for number, (v1_id, content) in enumerate(zip(ids, image.layers, strict=True)):
             layout[f"{v1_id}/layer.tar"] = f"../{hexdigest(content)}.tar"
@@ -500,7 +500,7 @@ def podman(*images: SampleImage) -> Layout:
                 "Layers": [f"{hexdigest(content)}.tar" for content in image.layers],
             }
         )
-    tags = {f"localhost/{n}": _v1_ids(image)[-1] for image in images for n in image.names}
+    tags = {f"localhost/{n}": v1_ids(image)[-1] for image in images for n in image.names}
     return {**layout, "repositories": _repositories(tags), "manifest.json": dumped(entries)}
 
 

@@ -7,6 +7,7 @@ root of one. Any thread may call it.
 import json
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 from imagefs.errors import CorruptArchive
@@ -51,13 +52,13 @@ def read_tar(files: TarFiles, piece: Piece) -> Packed:
     """Return what a tar holds; `piece` is the tar itself, should it be a flat root."""
     if files.whole and (packed := _read(files, flat=_is_root(files))) is not None:
         return packed
-    if files.truncated:
-        raise CorruptArchive(f"{files.place}: {files.truncated}")
     names = [name for name in (*files.names(), *files.directories) if name]
     if any(map(is_archive_name, names)) and not _is_root(files):
         raise _nameless(files)
     if not names:
         raise CorruptArchive(f"{files.place}: an empty tar archive")
+    if not piece.damage and not files.is_ended():
+        piece = replace(piece, damage="it ends without an end-of-archive marker")
     return Packed(files.place, producer.FLAT, (rootfs_tar.read(piece),))
 
 
@@ -121,6 +122,9 @@ def _read(files: Files, *, flat: bool) -> Packed | None:
         written = members.content(files, oci.INDEX, index)
         return Packed(files.place, producer.OCI, oci.read_layout(files, written))
     if not flat and docker_legacy.applies(files):
+        named = files.find(docker_legacy.REPOSITORIES) is not None
+        if not named and isinstance(files, TarFiles) and not files.is_ended():
+            raise _nameless(files)
         return Packed(files.place, producer.LEGACY, docker_legacy.read(files))
     return None
 

@@ -16,13 +16,16 @@ from imagefs.formats.values import PackedImage, PackedLayer, usable_names
 
 REPOSITORIES = "repositories"
 _JSON = re.compile(r"([0-9a-f]{64})/json")
+_CONFIG = re.compile(r"[0-9a-f]{64}\.json")
 _ID = re.compile(r"[0-9a-f]{64}")
 _MAX_LAYERS = 10_000
 
 
 def applies(files: Files) -> bool:
-    """Tell whether the archive has layers in this layout."""
-    return any(_JSON.fullmatch(name) for name in files.names())
+    """Tell whether the archive is in this layout, and not the beginning of a newer one."""
+    names = list(files.names())
+    newer = any(_CONFIG.fullmatch(name) for name in names)
+    return not newer and any(_JSON.fullmatch(name) for name in names)
 
 
 def read(files: Files) -> tuple[PackedImage, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.formats.values import Piece
 from imagefs.image import Blob
-from imagefs.tarfmt import DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
+from imagefs.tarfmt import BLOCK, DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from imagefs.tarscan import Member, scan
 
 MAX_JSON = 16 << 20
@@ -91,7 +91,7 @@ def shown(name: object) -> str:
 
 def circular(place: str, name: str) -> CorruptArchive:
     """Return the error for a name that links lead round and round."""
-    return CorruptArchive(f"{place}: {shown(name)} is a link that goes in a circle")
+    return CorruptArchive(f"{place}: {shown(name)} is a symbolic link that goes in a circle")
 
 
 class TarFiles:
@@ -115,6 +115,7 @@ class TarFiles:
         self._sparse: set[str] = set()
         self.directories: set[str] = set()
         self.whole = True
+        self._behind_last = blob.offset
         self._scan(keep_going, enough)
 
     def _scan(self, keep_going: bool, enough: Callable[[int, str], bool]) -> None:
@@ -143,6 +144,7 @@ class TarFiles:
     def _take(self, member: Member, end: int) -> str:
         """Note a member; of several with one name, the last counts."""
         name = normal(os.fsdecode(member.name))
+        self._behind_last = member.offset + member.stored + -member.stored % BLOCK
         self._pieces.pop(name, None)
         self._links.pop(name, None)
         self._sparse.discard(name)
@@ -163,6 +165,17 @@ class TarFiles:
             self._pieces[name] = Piece(blob, damage)
         return name
 
+    def is_ended(self) -> bool:
+        """Tell whether a block of zeros, the end-of-archive marker, follows the last member.
+
+        Of a tar that was not read to its end, the last block is looked at.
+        """
+        end = self.blob.offset + self.blob.length
+        at = self._behind_last if self.whole else end - BLOCK
+        with self.blob.path.open("rb", buffering=0) as file:
+            block = os.pread(file.fileno(), max(0, min(BLOCK, end - at)), at)
+        return bool(block) and not block.strip(b"\0")
+
     def names(self) -> Iterable[str]:
         """See Files."""
         return [*self._pieces, *self._links]
@@ -179,9 +192,7 @@ class TarFiles:
             if path not in self._links:
                 return self._pieces.get(path)
             path = self._links[path]
-        raise CorruptArchive(
-            f"{self.place}: {shown(name)} is a symbolic link that goes in a circle"
-        )
+        raise circular(self.place, name)
 
 
 class DirectoryFiles:

@@ -166,7 +166,7 @@ class _Maker:
         if not damage and layer.diff_id.startswith("sha256:"):
             damage = self._compared(where, layer.diff_id, digest)
         blob = self._stored_blob(digest)
-        if digest == layer.diff_id:
+        if digest == layer.diff_id and not damage:
             return Layer(layer.diff_id, blob, stored=True)
         return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
 
