@@ -175,8 +175,6 @@ class Fold:
                     self._forget_paths()
                 children[name] = Directory(node)
                 return
-        if isinstance(there, Directory) or _is(tarfmt.SYMTYPE, there):
-            self._forget_paths()
         if isinstance(node, Member) and node.typeflag == tarfmt.LNKTYPE:
             target = self._find(node.linkname)
             if target is None or isinstance(target, Directory) or _is(tarfmt.LNKTYPE, target):
@@ -184,6 +182,8 @@ class Fold:
             else:
                 self.linked.add(id(target))
                 node = target
+        if isinstance(there, Directory) or _is(tarfmt.SYMTYPE, there):
+            self._forget_paths()
         children[name] = node
 
     def _account(self, member: Member) -> None:

@@ -32,8 +32,12 @@ def root(indexes: Indexes, layers: Sequence[int]) -> Stack:
     return tuple(stack)
 
 
-def lookup(indexes: Indexes, stack: Stack, name: bytes) -> Stack:
-    """Return what a directory has under a name: a directory's stack, a leaf's place, or nothing."""
+def lookup(indexes: Indexes, stack: Stack, name: bytes, *, through: bool = False) -> Stack:
+    """Return what a directory has under a name: a directory's stack, a leaf's place, or nothing.
+
+    With `through`, a directory's stack goes on below its opaque marker, which hides what it holds
+    but not what it is.
+    """
     found: list[Place] = []
     for layer, number in stack:
         index = indexes[layer]
@@ -45,7 +49,7 @@ def lookup(indexes: Indexes, stack: Stack, name: bytes) -> Stack:
                     found.append((layer, child.number))
                 break
             found.append((layer, child.number))
-            if child.row.flags & rows.OPAQUE:
+            if child.row.flags & rows.OPAQUE and not through:
                 break
         if directory.flags & rows.WHITEOUTS_WITHIN and _deletes(index, directory, name):
             break

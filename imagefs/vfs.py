@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imagefs import index, merge, nodeid, rows, summary
+from imagefs import index, nodeid, rows, summary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
 from imagefs.image import Image
@@ -186,7 +186,7 @@ class ImageFs:
             return self._leaf(real, layer, row, view)
         seen = self._view(view, layer, number)
         if row.flags & rows.IMPLIED:
-            _, row = merge.described(self._indexes, seen.stack(layer, number) or ((layer, number),))
+            _, row = seen.described(layer, number)
         return _directory(node, row)
 
     def listdir(self, node: int) -> Sequence[Entry]:
@@ -354,7 +354,7 @@ class ImageFs:
         row = child.row
         if row.mode >> 12 == 4:
             if row.flags & rows.IMPLIED:
-                _, row = merge.described(self._indexes, found)
+                _, row = view.described(layer, number, found)
             return _directory(nodeid.pack(view.number, layer, number), row)
         count = 0
         if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_reached:
@@ -391,7 +391,7 @@ class ImageFs:
             return layer, row, False
         seen = self._view(view, layer, number)
         if row.flags & rows.IMPLIED:
-            layer, row = merge.described(self._indexes, seen.stack(layer, number))
+            layer, row = seen.described(layer, number)
         return layer, row, seen.merged
 
 

@@ -111,8 +111,32 @@ class View:
         """Return the node id of a directory's parent."""
         if number == 0:
             return self.parent
-        above = self.stack(layer, self._indexes[layer].row(number).parent)
+        parent = self._indexes[layer].row(number).parent
+        above = self.stack(layer, parent) or ((layer, parent),)
         return nodeid.pack(self.number, *above[0])
+
+    def described(self, layer: int, number: int, stack: Stack = ()) -> tuple[int, Row]:
+        """Return the layer and the row that give a directory its attributes.
+
+        `stack` is the directory's, if it is known.
+        """
+        stack = stack or self.stack(layer, number) or ((layer, number),)
+        found = merge.described(self._indexes, stack)
+        if self.merged and found[1].flags & rows.IMPLIED:
+            last, at = stack[-1]
+            if self._indexes[last].row(at).flags & rows.OPAQUE:
+                return merge.described(self._indexes, self._through(layer, number))
+        return found
+
+    def _through(self, layer: int, number: int) -> Stack:
+        """Return a directory's stack as it would be without opaque markers in it."""
+        if number == 0:
+            return tuple((one, 0) for one in self.layers)
+        index = self._indexes[layer]
+        row = index.row(number)
+        above = self.stack(layer, row.parent)
+        stack = merge.lookup(self._indexes, above, index.name(row), through=True)
+        return stack or ((layer, number),)
 
     def lookup(self, layer: int, number: int, name: bytes) -> Stack:
         """Return what a directory has under a name: a stack, a leaf's inode, or nothing."""
