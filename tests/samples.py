@@ -371,13 +371,10 @@ def oci_layout(*images: SampleImage, pack: Pack = gz, kind: str = "tar+gzip") ->
     for image in images:
         manifest = oci_manifest(image, pack, kind)
         blobs += [manifest, image.config, *map(pack, image.layers)]
+        annotations = [{"org.opencontainers.image.ref.name": name} for name in image.names]
         described += [
-            _descriptor(
-                manifest,
-                f"{OCI}.manifest.v1+json",
-                annotations={"org.opencontainers.image.ref.name": name},
-            )
-            for name in image.names
+            _descriptor(manifest, f"{OCI}.manifest.v1+json", annotations=said)
+            for said in annotations or [{}]
         ]
     return {
         **_blobs(blobs),
@@ -522,3 +519,32 @@ def docker_dir(image: SampleImage, pack: Pack = gz) -> Layout:
         **_unique((hexdigest(pack(content)), pack(content)) for content in image.layers),
         "manifest.json": dumped(manifest),
     }
+
+
+def docker_dir_index(*images: SampleImage) -> Layout:
+    """`skopeo copy --all ... dir:`: the index on top, each manifest beside it."""
+    layout: dict[str, bytes | str | None] = {"version": b"Directory Transport Version: 1.1\n"}
+    described = []
+    for image in images:
+        flat = dict(docker_dir(image))
+        manifest = flat.pop("manifest.json")
+        assert isinstance(manifest, bytes)
+        layout |= {**flat, f"{hexdigest(manifest)}.manifest.json": manifest}
+        platform = {"architecture": image.architecture, "os": "linux"}
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        described.append(_descriptor(manifest, kind, platform=platform))
+    index = {"schemaVersion": 2, "manifests": described}
+    return {**layout, "manifest.json": dumped(index)}
+
+
+def artifact() -> tuple[dict[str, Any], list[bytes]]:
+    """Something that is stored as an image but is none: its descriptor, and its blobs."""
+    config, content = b"{}", b"a signature"
+    manifest = dumped(
+        {
+            "schemaVersion": 2,
+            "config": _descriptor(config, "application/vnd.oci.empty.v1+json"),
+            "layers": [_descriptor(content, "application/vnd.dev.cosign.simplesigning.v1+json")],
+        }
+    )
+    return _descriptor(manifest, f"{OCI}.manifest.v1+json"), [config, content, manifest]
