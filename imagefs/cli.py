@@ -159,7 +159,7 @@ def mount(
     )
 
 
-@cli.command()
+@cli.command(short_help="Show all images of the engine as directories.")
 @_MOUNTPOINT
 @_SERVE_OPTIONS
 @click.option("--host", metavar="URL", help="Engine to ask, as DOCKER_HOST writes it.")
@@ -210,7 +210,7 @@ def layers(source: str, as_json: bool, **options: Any) -> None:
     commands.list_layers(commands.source_of(source, options), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Show what a source holds.")
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_LOOKING_OPTIONS
@@ -225,7 +225,7 @@ def inspect(source: str, as_json: bool, **options: Any) -> None:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @_SOURCE_OPTIONS
 def fetch(images: tuple[str, ...], **options: Any) -> None:
-    """Fetch images into the cache, so that mounting them is quick."""
+    """Fetch images into the cache, to mount them quickly later."""
     from imagefs import commands  # noqa: PLC0415
 
     for image in images:

@@ -20,6 +20,9 @@ from imagefs.serving import Serving, check_host, default_driver
 from imagefs.source import SourceRequest
 from imagefs.store import Store, default_root
 
+_WORTH_A_WORD = 256 << 20
+"""Bytes of layers that are indexed without a word: it takes a moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -77,7 +80,8 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
                 fs.add_image(image, store.index_dir, directory.node)
         else:
             image = source.open_image(asked.request, store, progress)
-            if index.missing(image.layers, store.index_dir):
+            waiting = index.missing(image.layers, store.index_dir)
+            if sum(index.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
                 progress.phase("indexing")
             fs = image_fs(image, store.index_dir, view)
     server.serve(lambda: fs, serving)
