@@ -179,15 +179,22 @@ def docker_engine() -> Iterator[RunningEngine]:
         yield engine
 
 
+@contextmanager
+def podman_service(address: str | None = None) -> Iterator[RunningEngine]:
+    """Run a Podman service on a socket of its own, or at another address."""
+    root = Path(tempfile.mkdtemp(prefix="imagefs-podman-"))
+    socket = root / "socket"
+    host = address or f"unix://{socket}"
+    command = [PODMAN, f"--root={root}/data", f"--runroot={root}/run", "--storage-driver=vfs"]
+    command += ["--cgroup-manager=cgroupfs", "--events-backend=file", "system", "service"]
+    with running([*command, "--time=0", host], host, socket, root) as engine:
+        yield engine
+
+
 @pytest.fixture(scope="session")
 def podman_engine() -> Iterator[RunningEngine]:
     need_podman()
-    root = Path(tempfile.mkdtemp(prefix="imagefs-podman-"))
-    socket = root / "socket"
-    command = [PODMAN, f"--root={root}/data", f"--runroot={root}/run", "--storage-driver=vfs"]
-    command += ["--cgroup-manager=cgroupfs", "--events-backend=file", "system", "service"]
-    command += ["--time=0", f"unix://{socket}"]
-    with running(command, f"unix://{socket}", socket, root) as engine:
+    with podman_service() as engine:
         yield engine
 
 

@@ -20,8 +20,8 @@ from imagefs.fetch import Source, ensure_image
 from imagefs.progress import Silent
 from imagefs.sshpipe import ssh_command
 from imagefs.store import Store
-from tests.engines import RunningEngine, docker_daemon
-from tests.needs import DOCKER, need_docker, need_tool
+from tests.engines import RunningEngine, docker_daemon, podman_service
+from tests.needs import DOCKER, need_docker, need_podman, need_tool
 
 
 @pytest.fixture
@@ -254,6 +254,17 @@ def test_over_tcp(tmp_path: Path) -> None:
     with docker_daemon(address, options=["--tls=false"]) as engine:
         image_id = engine.load_root("tcp-test:1")
         assert fetch_over(find(address, {}), "tcp-test:1", tmp_path / "cache") == image_id
+
+
+@pytest.mark.xdist_group("engines")
+def test_podman_over_tcp(tmp_path: Path) -> None:
+    """An image comes whole over TCP from Podman's service, too."""
+    need_podman()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with podman_service(address) as engine:
+        image_id = engine.load_root("localhost/tcp-test:1")
+        fetched = fetch_over(find(address, {}), "localhost/tcp-test:1", tmp_path / "cache")
+        assert fetched.removeprefix("sha256:") == image_id.removeprefix("sha256:")
 
 
 @pytest.fixture
