@@ -190,6 +190,21 @@ def test_a_removed_image_is_let_go(served: Path, engine: RunningEngine) -> None:
     assert soon(lambda: not (served / name).is_symlink() and not held())
 
 
+def test_podmans_images_are_served(podman_engine: RunningEngine, tmp_path: Path) -> None:
+    """A Podman service's images show as Docker's do, with the names that Podman gives them."""
+    needs.need_fuse()
+    podman_engine.load_root("localhost/team/served:1", {"etc/file": b"by podman"})
+    mountpoint = tmp_path / "m"
+    mountpoint.mkdir()
+    done = imagefs("serve", "--host", podman_engine.host, mountpoint)
+    assert done.returncode == 0, done.stderr
+    try:
+        image = mountpoint / "localhost/team/served:1"
+        assert (image / "rootfs/etc/file").read_text() == "by podman"
+    finally:
+        unmount_for_good(mountpoint)
+
+
 # With a catalog that a test holds up
 
 
