@@ -4,6 +4,7 @@ Owns the order of steps and what is printed; `cli.py` says how the commands are 
 """
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,7 +143,12 @@ def _fetched_apart(image_id: str, store: Store, host: str | None, platform: str 
     if platform:
         words += ["--platform", platform]
     done = subprocess.run(
-        [*words, image_id], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        [*words, image_id],
+        # What the environment says of the cache may be relative to where the daemon was started.
+        env=os.environ | {"IMAGEFS_CACHE": os.fspath(store.root)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     image = fetching.cached(image_id, store, platform) if done.returncode == 0 else None
     if image is None:

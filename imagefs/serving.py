@@ -17,7 +17,7 @@ from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions, check_device, check_helper
 from imagefs.mounts import Registry
 
-DRIVERS = ("native", "libfuse")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,11 @@ def serve(make: Callable[[], FileSystem], serving: Serving) -> int:
 
         def mounted() -> None:
             nonlocal record
-            record = serving.registry.add(serving.source, place)
+            try:
+                record = serving.registry.add(serving.source, place)
+            except OSError as error:
+                # On a full disk, say; the kernel's own list of mounts still tells of it.
+                _log.warning("cannot leave a record of the mount: %s", error)
             ready()
 
         try:

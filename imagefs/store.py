@@ -49,12 +49,15 @@ Signature: 8a477f597d28d172789f06886806bc55
 
 
 def default_root() -> Path:
-    """Return where the cache is: $IMAGEFS_CACHE, or `imagefs` in the user's cache directory."""
+    """Return where the cache is: $IMAGEFS_CACHE, or `imagefs` in the user's cache directory.
+
+    The path is absolute, since a daemon works in another directory.
+    """
     if given := os.environ.get("IMAGEFS_CACHE"):
-        return Path(given)
+        return Path(given).absolute()
     import platformdirs  # noqa: PLC0415 - not needed where IMAGEFS_CACHE is set
 
-    return platformdirs.user_cache_path("imagefs")
+    return platformdirs.user_cache_path("imagefs").absolute()
 
 
 class Store:

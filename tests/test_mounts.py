@@ -110,6 +110,23 @@ def test_a_daemon_that_may_log_nowhere_serves(user: User, archive: Path) -> None
     assert user.reads(place / "rootfs/etc/motd") == "hello\n"
 
 
+def test_a_cache_may_be_named_from_where_one_is(user: User, archive: Path) -> None:
+    """A relative IMAGEFS_CACHE means the same to a daemon, which works in another directory."""
+    place, cache = user.directory(), user.home / "kept here"
+    user.does("mount", archive, place, IMAGEFS_CACHE=cache.name)
+    [one] = json.loads(user.does("mounts", "--json", IMAGEFS_CACHE=str(cache)))
+    assert is_running(one["pid"])
+
+
+def test_a_daemon_that_cannot_leave_a_record_serves(user: User, archive: Path) -> None:
+    """What `imagefs mounts` would tell of the daemon is lost, the mount is not."""
+    place = user.directory()
+    user.does("layers", archive)
+    (user.cache / "mounts").write_text("in the way")
+    user.does("mount", archive, place)
+    assert user.reads(place / "rootfs/etc/motd") == "hello\n"
+
+
 def test_a_daemon_logs_to_a_file_without_syslog(user: User, archive: Path) -> None:
     """The log lies below the state directory, for its owner alone."""
     if Path("/dev/log").exists():
