@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from imagefs import mountinfo
+from imagefs.fuse.mount import unmount_for_good
 from imagefs.store import Store
 from tests import samples
 from tests.engines import RunningEngine, unmount_below
-from tests.needs import need_podman, need_tool
+from tests.needs import DOCKER, need_fuse, need_podman, need_tool
 from tests.opening import Tree, opened, trees, trees_of
 from tests.samples import IMAGE, OTHER
 
@@ -176,3 +179,25 @@ def test_podman_saves_several_images(bench: Bench, store: Store, tmp_path: Path)
             made = opened(bench.folder / "both.tar", store, image=name)
             expected = trees_of(image.layers, tmp_path / image.names[0][7:])
             assert trees(made, store) == expected
+
+
+@pytest.mark.parametrize("packer", ["cat", "gzip", "zstd", "xz", "bzip2"])
+def test_a_pipe_mounts(packer: str, docker_engine: RunningEngine, tmp_path: Path) -> None:
+    """`docker save | gzip | imagefs mount - DIRECTORY` mounts, whatever compresses the pipe."""
+    need_fuse()
+    start = samples.write(tmp_path / "start.tar", samples.docker_20(IMAGE))
+    docker_engine.docker("load", "--input", str(start))
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    line = '"$0" --host "$1" save "$2" | "$3" -c | "$4" -m imagefs mount --quiet - "$5"'
+    if packer == "cat":
+        line = line.replace(" -c", "")
+    words = [DOCKER, docker_engine.host, NAME, packer, sys.executable, str(mountpoint)]
+    environment = {**os.environ, "IMAGEFS_CACHE": str(tmp_path / "cache")}
+    try:
+        subprocess.run(["/bin/sh", "-c", line, *words], check=True, env=environment)
+        assert (mountpoint / "rootfs/etc/conf").read_bytes() == b"a = 2\n"
+        assert (mountpoint / "config.json").read_bytes() == IMAGE.config
+    finally:
+        if mountinfo.at(mountpoint) is not None:
+            unmount_for_good(mountpoint)
