@@ -21,7 +21,7 @@ from imagefs import nodeid
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import ROOT_ID, Attr, Entry
 from imagefs.image import Image
-from imagefs.vfs import ImageFs
+from imagefs.vfs import NAME_MAX, ImageFs
 
 BY_ID = b"by-id"
 FRESH = 0.5
@@ -181,8 +181,8 @@ class Catalog(ImageFs):
         for image_id, image_names in names:
             short = image_id.partition(":")[2][:12].encode()
             for name in image_names:
-                path = tuple(name.encode().split(b"/"))
-                if all(part not in (b"", b".", b"..") for part in path):
+                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/"))
+                if all(map(_can_be_shown, path)):
                     links.append((path, b"../" * (len(path) - 1) + BY_ID + b"/" + short))
                     for depth in range(1, len(path)):
                         wanted.setdefault(path[:depth], {})
@@ -217,6 +217,19 @@ class Catalog(ImageFs):
             elif self.made.get(node).fixed:
                 self._removed.add(node)
                 self._tell_gone(parent, entered.id.partition(":")[2][:12].encode())
+            else:
+                self._forget_unloaded(node, entered)
+
+    def _forget_unloaded(self, node: int, entered: "_Entered") -> None:
+        # One that is being loaded just now is seen to when the names are next asked for.
+        if entered.lock.acquire(blocking=False):
+            try:
+                if not self.made.get(node).fixed:
+                    del self._images[node]
+                    del self._by_id[entered.id]
+                    self.made.drop(node)
+            finally:
+                entered.lock.release()
 
     def _image_node(self, image_id: str) -> int:
         node = self._by_id.get(image_id)
@@ -264,6 +277,11 @@ class _Entered:
         self.id = image_id
         self.lock = threading.Lock()
         self.attempts = 0
+
+
+def _can_be_shown(part: bytes) -> bool:
+    """Tell whether a part of an image's name, which may be longer, can name a file."""
+    return part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
 
 
 _IN_LAYER = nodeid.LAYER_MASK << nodeid.LAYER_SHIFT

@@ -30,7 +30,7 @@ LAYER_XATTR = b"user.imagefs.layer"
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _BLOCK = 4096
 _DEVICES = (2, 6)
-_NAME_MAX = 255
+NAME_MAX = 255
 
 
 class _Tree(NamedTuple):
@@ -101,6 +101,7 @@ class ImageFs:
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
         numbers = []
+        opened: dict[tuple[int, str], OpenLayer] = {}
         for position, (layer, name) in enumerate(
             zip(image.layers, image.layer_names(), strict=True)
         ):
@@ -109,15 +110,17 @@ class ImageFs:
             key = (position, layer.diff_id)
             number = self._numbers.get(key)
             if number is None:
-                number = self._next_layer
+                number = self._next_layer + len(opened)
                 if number > nodeid.MAX_LAYERS:
                     raise OSError(errno.ENFILE, "too many layers under one mount")
-                opened = OpenLayer(layer, name, index.open_index(layer, index_dir))
-                self._next_layer += 1
-                self._layers[number] = opened
-                self._indexes[number] = opened.index
-                self._numbers[key] = number
+                opened[key] = OpenLayer(layer, name, index.open_index(layer, index_dir))
             numbers.append(number)
+        # All or none: a layer that no image has would never be closed.
+        for key, one in opened.items():
+            self._numbers[key] = self._next_layer
+            self._layers[self._next_layer] = one
+            self._indexes[self._next_layer] = one.index
+            self._next_layer += 1
         return numbers
 
     def _add_view(self, numbers: Sequence[int], parent: int, *, merged: bool = True) -> int:
@@ -234,7 +237,7 @@ class ImageFs:
             entries.append(new(Entry, (name, attr)))
         if directory.flags & rows.WHITEOUTS_WITHIN and not view.merged:
             # The marker of a long name is longer than Linux takes: it works, but is not shown.
-            return [entry for entry in entries if len(entry.name) <= _NAME_MAX]
+            return [entry for entry in entries if len(entry.name) <= NAME_MAX]
         return entries
 
     def readlink(self, node: int) -> bytes:
@@ -298,7 +301,7 @@ class ImageFs:
         """See FileSystem; the sum of all layers."""
         files = sum(one.count for one in self._indexes.values())
         content = sum(one.content_bytes for one in self._indexes.values())
-        return Statfs(_BLOCK, -(-content // _BLOCK), files, _NAME_MAX)
+        return Statfs(_BLOCK, -(-content // _BLOCK), files, NAME_MAX)
 
     def is_stable(self, node: int) -> bool:
         """See FileSystem; an image never changes."""
