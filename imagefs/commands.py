@@ -3,6 +3,7 @@
 Owns the order of steps and what is printed; `cli.py` says how the commands are called.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -92,10 +93,21 @@ def _prepare(serving: Serving) -> None:
     """Find out before the work whether what follows it can succeed."""
     check_mountpoint(serving.mountpoint)
     check_host(serving)
+    _open_many()
     if serving.foreground:
         from imagefs.daemon import log_to_terminal  # noqa: PLC0415
 
         log_to_terminal(serving.log_level)
+
+
+def _open_many() -> None:
+    """Have as many files open as the system lets us: each layer takes two for as long as it is."""
+    import resource  # noqa: PLC0415
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where "without limit" is not taken, as on macOS, what there is must do.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _named(images: Sequence[Image]) -> list[tuple[bytes, Image]]:

@@ -103,6 +103,16 @@ def test_a_daemon_lets_go_of_what_it_came_from(user: User, archive: Path) -> Non
     assert stat.S_IMODE((user.cache / "mounts").stat().st_mode) == 0o700
 
 
+def test_a_daemon_may_have_many_layers_open(user: User) -> None:
+    """The soft limit of open files, which is low for old programs' sake, is none for a mount."""
+    place = user.directory()
+    many = user.file("many.tar", docker_save(*[layer({f"f{n}": "x"}) for n in range(40)]))
+    command = user.command("mount", many, place)
+    answer = user.run("sh", "-c", 'ulimit -Sn 48; exec "$@"', "sh", *command)
+    assert answer.status == 0, answer.err
+    assert user.reads(place / "rootfs/f0") == "x"
+
+
 def test_a_daemon_that_may_log_nowhere_serves(user: User, archive: Path) -> None:
     """A state directory that cannot be made costs the log, not the mount."""
     place = user.directory()
@@ -114,8 +124,9 @@ def test_a_cache_may_be_named_from_where_one_is(user: User, archive: Path) -> No
     """A relative IMAGEFS_CACHE means the same to a daemon, which works in another directory."""
     place, cache = user.directory(), user.home / "kept here"
     user.does("mount", archive, place, IMAGEFS_CACHE=cache.name)
-    [one] = json.loads(user.does("mounts", "--json", IMAGEFS_CACHE=str(cache)))
-    assert is_running(one["pid"])
+    found = json.loads(user.does("mounts", "--json", IMAGEFS_CACHE=str(cache)))
+    [pid] = [one["pid"] for one in found if one["mountpoint"] == str(place)]
+    assert is_running(pid)
 
 
 def test_a_daemon_that_cannot_leave_a_record_serves(user: User, archive: Path) -> None:
