@@ -120,6 +120,7 @@ class Index:
             raise _NoIndexError
         self._checksums = memoryview(table).cast("I")
         self._unchecked = bytearray(b"\1") * blocks
+        self._links: memoryview[int] | None = None
         self._starts = starts
         self._view = view
 
@@ -262,10 +263,14 @@ class Index:
 
     def same_inode(self, inode: int) -> list[int]:
         """Return the rows of all names of an inode that has several."""
-        start, end = self._starts[3], self._starts[4]
-        if start == end:
-            return [inode]
-        pairs = memoryview(self._bytes(start, end)).cast("I")
+        pairs = self._links
+        if pairs is None:
+            start, end = self._starts[3], self._starts[4]
+            if start == end:
+                return [inode]
+            # Checked once, then used in place: it may be long, and is asked for each link.
+            self._bytes(start, end)
+            pairs = self._links = memoryview(self._view)[start:end].cast("I")
         inodes = pairs[::2]
         at = bisect_left(inodes, inode)
         found = []

@@ -193,7 +193,10 @@ class View:
         layer, number = place
         index = self._indexes[layer]
         row = index.row(number)
-        stack = self.stack(layer, row.parent)
-        return (layer, row.parent) in stack and merge.lookup(
+        directory = (layer, row.parent)
+        stack = self.stack(*directory)
+        if stack and stack[0] == directory:
+            return not row.flags & rows.HIDDEN
+        return directory in stack and merge.lookup(
             self._indexes, stack, index.name(row)
         ) == (place,)
