@@ -38,7 +38,7 @@ class SourceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InspectedLayer:
-    """A layer as its source describes it; `size` is of the bytes as packed, None if missing."""
+    """A layer as its source describes it; `size` is of the bytes at hand, None if missing."""
 
     diff_id: str
     digest: str

@@ -3,13 +3,16 @@
     write(tmp_path / "x.tar", docker_20(IMAGE))
 
 What tools that are Debian packages write is made by these tools themselves, in the tests; the
-rest is built here. A layout is a mapping of member names to contents, in the order in which the
-tool writes them: bytes are a file, None is a directory, a string is a symbolic link's target.
+rest is built here, and `python -m tests.samples DIRECTORY` writes it all. A layout is a mapping
+of member names to contents, in the order in which the tool writes them: bytes are a file, None is
+a directory, a string is a symbolic link's target.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -117,9 +120,14 @@ def tar_of(layout: Layout, prefix: str = "", mode: int = 0o644) -> bytes:
     return out.getvalue()
 
 
+def packed(layout: Layout | bytes) -> bytes:
+    """Return the bytes of an archive, given as such or as its layout."""
+    return layout if isinstance(layout, bytes) else tar_of(layout)
+
+
 def write(path: Path, layout: Layout | bytes) -> Path:
     """Write an archive, given as its bytes or its layout."""
-    path.write_bytes(layout if isinstance(layout, bytes) else tar_of(layout))
+    path.write_bytes(packed(layout))
     return path
 
 
@@ -548,3 +556,40 @@ def artifact() -> tuple[dict[str, Any], list[bytes]]:
         }
     )
     return _descriptor(manifest, f"{OCI}.manifest.v1+json"), [config, content, manifest]
+
+
+LAYOUTS: Mapping[str, Callable[[SampleImage], Layout | bytes]] = {
+    "docker 1.10 to 24": docker_20,
+    "docker 25": docker_25,
+    "containerd image store": containerd,
+    "buildkit type=docker": containerd,
+    "buildkit type=oci": lambda image: containerd(image, docker_manifest=False),
+    "containerd, zstd": lambda image: containerd(image, pack=zstd),
+    "oci archive": oci_layout,
+    "oci archive, plain": lambda image: oci_layout(image, pack=plain, kind="tar"),
+    "podman": podman,
+    "dir in a tar": docker_dir,
+    "kaniko, crane, ko": kaniko,
+    "kaniko, named .tar.gz and plain": lambda image: kaniko(image, plain),
+    "crane, layers as .tar and gzip": lambda image: kaniko(image, gz, ".tar"),
+    "ko, xz": lambda image: kaniko(image, lzma.compress, ".tar.xz"),
+    "ko, bzip2": lambda image: kaniko(image, bz2.compress, ".tar.bz2"),
+    "crane, legacy": crane_legacy,
+    "jib": jib,
+    "rules_oci": rules_oci,
+    "rules_docker": rules_docker,
+    "nix, streamed": nix_stream,
+    "nix, built": nix_build,
+}
+"""Each layout in which an image keeps its diff ids, by who writes it."""
+
+
+def main(folder: Path) -> None:
+    """Write the sample image in each layout into a directory."""
+    folder.mkdir(exist_ok=True)
+    for name, layout in {**LAYOUTS, "docker 1.9": docker_1_9}.items():
+        write(folder / f"{name}.tar", layout(IMAGE))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -5,7 +5,6 @@ import lzma
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,36 +12,12 @@ from imagefs.store import Store
 from imagefs.vfs import image_fs
 from tests import samples, tars
 from tests.opening import opened, trees, trees_of
-from tests.samples import SampleImage
+from tests.samples import LAYOUTS, SampleImage
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
-
-
-LAYOUTS: Mapping[str, Callable[[SampleImage], Any]] = {
-    "docker 1.10 to 24": samples.docker_20,
-    "docker 25": samples.docker_25,
-    "containerd image store": samples.containerd,
-    "buildkit type=docker": samples.containerd,
-    "buildkit type=oci": lambda image: samples.containerd(image, docker_manifest=False),
-    "oci archive": samples.oci_layout,
-    "oci archive, plain": lambda image: samples.oci_layout(image, pack=samples.plain, kind="tar"),
-    "podman": samples.podman,
-    "dir: in a tar": samples.docker_dir,
-    "kaniko, crane, ko": samples.kaniko,
-    "kaniko, named .tar.gz and plain": lambda image: samples.kaniko(image, samples.plain),
-    "crane, layers as .tar and gzip": lambda image: samples.kaniko(image, samples.gz, ".tar"),
-    "ko, xz": lambda image: samples.kaniko(image, lzma.compress, ".tar.xz"),
-    "ko, bzip2": lambda image: samples.kaniko(image, bz2.compress, ".tar.bz2"),
-    "crane --format=legacy": samples.crane_legacy,
-    "jib": samples.jib,
-    "rules_oci": samples.rules_oci,
-    "rules_docker": samples.rules_docker,
-    "nix, streamed": samples.nix_stream,
-    "nix, built": samples.nix_build,
-}
 
 
 @pytest.mark.parametrize("image", [samples.IMAGE, samples.TWICE], ids=["image", "twice"])
@@ -75,7 +50,7 @@ def test_a_compressed_archive_is_decompressed_once(
     outer: str, layout: str, tmp_path: Path, store: Store
 ) -> None:
     """The archive as a whole may be compressed; the next mount reads nothing of it again."""
-    packed = OUTER[outer](samples.tar_of(LAYOUTS[layout](samples.IMAGE)))
+    packed = OUTER[outer](samples.packed(LAYOUTS[layout](samples.IMAGE)))
     path = samples.write(tmp_path / "archive", packed)
     made = opened(path, store)
     assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")

@@ -206,8 +206,7 @@ def test_archives_come_by_pipe(
     name: str, packed: samples.Pack, tmp_path: Path, store: Store
 ) -> None:
     """What is read from a pipe, packed or not, is the same as what is read from a file."""
-    layout = FORMATS[name](IMAGE)
-    data = layout if isinstance(layout, bytes) else samples.tar_of(layout)
+    data = samples.packed(FORMATS[name](IMAGE))
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     path = samples.write(tmp_path / "data", packed(data))

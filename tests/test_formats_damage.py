@@ -327,6 +327,14 @@ def test_what_is_broken_stays_usable(name: str, packed: bool, tmp_path: Path, st
             index.ensure(opened(path, store).layers, store.index_dir)
 
 
+def test_a_layer_that_the_store_has_is_not_missing(tmp_path: Path, store: Store) -> None:
+    """What an archive leaves out may have come with another."""
+    opened(samples.write(tmp_path / "whole", samples.oci_layout(IMAGE)), store)
+    made = opened(samples.write(tmp_path / "x", without(samples.oci_layout(IMAGE), BLOB)), store)
+    assert made.layers[1].stored
+    assert not made.layers[1].damage
+
+
 def test_lost_content_is_an_input_error(tmp_path: Path, store: Store) -> None:
     """A file whose content the archive no longer holds has its name, and EIO for content."""
     path = samples.write(tmp_path / "x", {**samples.docker_20(IMAGE), PLACE: MIDDLE[:20_000]})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imagefs import compression
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.files import host_errors
 from imagefs.formats import detect
 from imagefs.formats.members import DirectoryFiles, TarFiles
 from imagefs.formats.values import Packed, Piece
@@ -23,27 +24,28 @@ STANDARD_INPUT = 0
 
 def read(path: Path, store: Store, progress: Progress, *, keep_going: bool = False) -> Packed:
     """Return what the archive at a path holds."""
-    try:
+    with host_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}") from error
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            return detect.read_directory(DirectoryFiles(path))
-        if stat.S_ISFIFO(status.st_mode):
-            return _spooled(fd, str(path), store, progress, keep_going=keep_going)
-        if not stat.S_ISREG(status.st_mode):
-            raise HostError(f"{path}: is neither a file nor a directory")
-        if not status.st_size:
-            raise CorruptArchive(f"{path}: is an empty file")
-        kind = compression.recognise(os.pread(fd, compression.MAGIC_BYTES, 0))
-        if kind is not None:
-            from imagefs.formats import spool  # noqa: PLC0415
+        try:
+            return _read(fd, path, store, progress, keep_going=keep_going)
+        finally:
+            os.close(fd)
 
-            return spool.compressed(fd, path, store, progress, keep_going=keep_going)
-    finally:
-        os.close(fd)
+
+def _read(fd: int, path: Path, store: Store, progress: Progress, *, keep_going: bool) -> Packed:
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        return detect.read_directory(DirectoryFiles(path))
+    if stat.S_ISFIFO(status.st_mode):
+        return _spooled(fd, str(path), store, progress, keep_going=keep_going)
+    if not stat.S_ISREG(status.st_mode):
+        raise HostError(f"{path}: is neither a file nor a directory")
+    if not status.st_size:
+        raise CorruptArchive(f"{path}: is an empty file")
+    if compression.recognise(os.pread(fd, compression.MAGIC_BYTES, 0)) is not None:
+        from imagefs.formats import spool  # noqa: PLC0415
+
+        return spool.compressed(fd, path, store, progress, keep_going=keep_going)
     blob = Blob(path.absolute(), 0, status.st_size)
     files = TarFiles(blob, keep_going=keep_going, enough=detect.enough())
     return detect.read_tar(files, Piece(blob, files.truncated))
@@ -57,7 +59,9 @@ def read_stdin(store: Store, progress: Progress, *, keep_going: bool = False) ->
         path = Path(os.path.realpath(f"/proc/self/fd/{STANDARD_INPUT}"))
         if path.exists() and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
             return read(path, store, progress, keep_going=keep_going)
-    return _spooled(STANDARD_INPUT, "standard input", store, progress, keep_going=keep_going)
+    place = "standard input"
+    with host_errors(Path(place)):
+        return _spooled(STANDARD_INPUT, place, store, progress, keep_going=keep_going)
 
 
 def _spooled(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> Packed:

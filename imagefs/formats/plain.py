@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 
 from imagefs import compression
 from imagefs.compression import Compression, TooLargeError
@@ -39,25 +40,29 @@ def image_of(
     packed: Packed, image: PackedImage, store: Store, progress: Progress, care: Care
 ) -> Image:
     """Return the image with all its layers plain."""
-    maker = _Maker(packed.place, store, progress, care)
+    with host_errors(Path(packed.place)):
+        layers = _plain_layers(image, _Maker(packed.place, store, progress, care))
+    return Image(image.id, image.names, image.config, image.manifest, layers)
+
+
+def _plain_layers(image: PackedImage, maker: "_Maker") -> tuple[Layer, ...]:
     kinds = [_kind(layer) for layer in image.layers]
     work = sum(
         layer.piece.blob.length
         for layer, kind in zip(image.layers, kinds, strict=True)
-        if layer.piece and (kind or care.verify)
+        if layer.piece and (kind or maker.care.verify)
     )
     if work:
-        progress.phase("decompressing" if any(kinds) else "verifying", work)
+        maker.progress.phase("decompressing" if any(kinds) else "verifying", work)
     jobs: dict[PackedLayer, Callable[[], Layer]] = {}
     for number, (layer, kind) in enumerate(zip(image.layers, kinds, strict=True)):
         alike = replace(layer, created_by="")
         jobs.setdefault(alike, _job(maker, number, alike, kind))
     made = dict(zip(jobs, _side_by_side(list(jobs.values())), strict=True))
-    layers = tuple(
+    return tuple(
         replace(made[replace(layer, created_by="")], created_by=layer.created_by)
         for layer in image.layers
     )
-    return Image(image.id, image.names, image.config, image.manifest, layers)
 
 
 def _job(
@@ -132,30 +137,34 @@ class _Maker:
     def __init__(self, place: str, store: Store, progress: Progress, care: Care) -> None:
         self._place = place
         self._store = store
-        self._progress = progress
-        self._care = care
+        self.progress = progress
+        self.care = care
 
     def layer(self, number: int, layer: PackedLayer, kind: Compression | None) -> Layer:
         """Return a layer that can be read."""
         where = f"{self._place}: layer {number} ({shown(layer.name)}, digest {layer.diff_id})"
         if layer.piece is None:
+            # Some other image may have brought it.
+            blob = self._store.layer(layer.diff_id)
+            if blob is not None:
+                return Layer(layer.diff_id, blob, stored=True)
             return self._empty(layer, where, "is missing from the archive")
-        if layer.piece.damage and not self._care.keep_going:
+        if layer.piece.damage and not self.care.keep_going:
             raise CorruptArchive(f"{where} is damaged: {layer.piece.damage}")
         if layer.piece.plain:
             return self._in_store(layer, where, layer.piece.plain, layer.piece.damage)
         if kind is not None:
             return self._decompressed(layer, where, kind)
         damage = layer.piece.damage
-        if self._care.verify and not damage and layer.diff_id.startswith("sha256:"):
+        if self.care.verify and not damage and layer.diff_id.startswith("sha256:"):
             damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob))
         return Layer(
-            layer.diff_id, layer.piece.blob, keep_going=self._care.keep_going, damage=damage
+            layer.diff_id, layer.piece.blob, keep_going=self.care.keep_going, damage=damage
         )
 
     def _empty(self, layer: PackedLayer, where: str, damage: str) -> Layer:
         """Return a layer without content in the place of one that is lost."""
-        if not self._care.keep_going:
+        if not self.care.keep_going:
             raise CorruptArchive(f"{where} {damage}; --keep-going mounts the others")
         with self._store.layer_writer(None) as file:
             file.write(_EMPTY_TAR)
@@ -168,13 +177,13 @@ class _Maker:
         blob = self._stored_blob(digest)
         if digest == layer.diff_id and not damage:
             return Layer(layer.diff_id, blob, stored=True)
-        return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
+        return Layer(layer.diff_id, blob, keep_going=self.care.keep_going, damage=damage)
 
     def _compared(self, where: str, expected: str, found: str) -> str:
         """Return what is wrong if two digests differ, unless that is an error."""
         if found == expected:
             return ""
-        if not self._care.keep_going:
+        if not self.care.keep_going:
             raise CorruptArchive(f"{where} is damaged: its bytes have the digest {found}")
         return f"its bytes have the digest {found}"
 
@@ -190,7 +199,7 @@ class _Maker:
             read = reader(fd, blob)
             while chunk := read(_CHUNK):
                 digest.update(chunk)
-                self._progress.advance(len(chunk))
+                self.progress.advance(len(chunk))
         return f"sha256:{digest.hexdigest()}"
 
     def _decompressed(self, layer: PackedLayer, where: str, kind: Compression) -> Layer:
@@ -205,9 +214,9 @@ class _Maker:
         """Decompress a layer into the store; return its digest, and what is wrong with it."""
         assert layer.piece is not None
         blob, damage = layer.piece.blob, layer.piece.damage
-        exact = not self._care.keep_going and layer.diff_id.startswith("sha256:")
+        exact = not self.care.keep_going and layer.diff_id.startswith("sha256:")
         with open_blob(blob) as fd:
-            read = reader(fd, blob, lambda data: self._progress.advance(len(data)))
+            read = reader(fd, blob, lambda data: self.progress.advance(len(data)))
             with self._store.layer_writer(layer.diff_id if exact else None) as file:
                 try:
                     for piece in compression.plain(read, kind, room(self._store)):
@@ -216,6 +225,6 @@ class _Maker:
                     raise HostError(f"{where} does not fit into the cache: {error}") from error
                 except CorruptArchive as error:
                     damage = damage or str(error)
-                    if not self._care.keep_going:
+                    if not self.care.keep_going:
                         raise CorruptArchive(f"{where} is damaged: {damage}") from error
         return file.digest, damage
