@@ -65,8 +65,9 @@ def _be_daemon(work: Work, tell: int, level: int) -> NoReturn:
         log_to_system(level)
 
         def ready() -> None:
+            # It stays open, unheard from now on: its number must not come to stand for a file
+            # that what goes wrong later would be written to.
             os.write(tell, _READY)
-            os.close(tell)
             notify("READY=1")
 
         work(ready)

@@ -103,6 +103,29 @@ def test_a_daemon_lets_go_of_what_it_came_from(user: User, archive: Path) -> Non
     assert stat.S_IMODE((user.cache / "mounts").stat().st_mode) == 0o700
 
 
+FAILS_LATE = """
+import sys
+from imagefs import daemon
+from imagefs.errors import HostError
+
+def work(ready):
+    ready()
+    files = [open(f"{sys.argv[1]}/{number}", "w") for number in range(9)]
+    raise HostError("too late to be told")
+
+print(daemon.detach(work, 0))
+"""
+
+
+def test_a_daemon_that_fails_later_writes_into_no_file(user: User) -> None:
+    """Its last words are for the log: they do not go where it once told that it was ready."""
+    files = user.directory("files")
+    answer = user.run(user.python, "-c", FAILS_LATE, files)
+    assert answer.status == 0, answer.err
+    eventually(lambda: not is_running(int(answer.out)))
+    assert {path.read_bytes() for path in files.iterdir()} == {b""}
+
+
 def test_a_daemon_may_have_many_layers_open(user: User) -> None:
     """The soft limit of open files, which is low for old programs' sake, is none for a mount."""
     place = user.directory()
