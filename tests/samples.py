@@ -76,7 +76,7 @@ BOTTOM = layer(
     {
         "bin/": Dir(0o755, mtime=TIME),
         "bin/tool": File(b"\x7fELF tool", 0o4755, mtime=TIME),
-        "bin/alias": Hard("bin/tool"),
+        "bin/alias": Hard("bin/tool", mode=0o4755, mtime=TIME),
         "etc/": Dir(0o750, uid=3, gid=4, mtime=TIME + 1),
         "etc/conf": File("a = 1\n", 0o640, uid=3, gid=4, mtime=TIME + 2),
         "etc/gone": "secret",

@@ -181,6 +181,27 @@ def test_podman_saves_several_images(bench: Bench, store: Store, tmp_path: Path)
             assert trees(made, store) == expected
 
 
+@pytest.mark.parametrize("pack", [samples.plain, samples.gz])
+def test_docker_export_gives_the_same_root(
+    pack: samples.Pack, docker_engine: RunningEngine, tmp_path: Path, store: Store
+) -> None:
+    """The flat root of a container of the image is the image's, but for what Docker adds."""
+    start = samples.write(tmp_path / "start.tar", samples.docker_20(IMAGE))
+    docker_engine.docker("load", "--input", str(start))
+    container = docker_engine.docker("create", NAME, "/bin/sh")
+    exported = tmp_path / "exported.tar"
+    docker_engine.docker("export", "--output", str(exported), container)
+    docker_engine.docker("rm", container)
+    found = trees(opened(samples.write(exported, pack(exported.read_bytes())), store), store)
+    expected = trees_of(IMAGE.layers, tmp_path / "expected")["rootfs"]
+    for path, said in expected.items():
+        if path != "etc":
+            # Without extended attributes: ours name another layer, Docker's export has no users'.
+            assert found["rootfs"][path][:-1] == said[:-1], path
+    added = found["rootfs"].keys() - expected.keys()
+    assert {path.partition("/")[0] for path in added} <= {".dockerenv", "dev", "etc", "proc", "sys"}
+
+
 @pytest.mark.parametrize("packer", ["cat", "gzip", "zstd", "xz", "bzip2"])
 def test_a_pipe_mounts(packer: str, docker_engine: RunningEngine, tmp_path: Path) -> None:
     """`docker save | gzip | imagefs mount - DIRECTORY` mounts, whatever compresses the pipe."""

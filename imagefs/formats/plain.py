@@ -20,6 +20,7 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import host_errors
 from imagefs.formats.members import shown
 from imagefs.formats.values import Packed, PackedImage, PackedLayer
+from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
 from imagefs.progress import Progress
 from imagefs.store import Store
@@ -47,11 +48,7 @@ def image_of(
 
 def _plain_layers(image: PackedImage, maker: "_Maker") -> tuple[Layer, ...]:
     kinds = [_kind(layer) for layer in image.layers]
-    work = sum(
-        layer.piece.blob.length
-        for layer, kind in zip(image.layers, kinds, strict=True)
-        if layer.piece and (kind or maker.care.verify)
-    )
+    work = sum(map(maker.work, image.layers, kinds))
     if work:
         maker.progress.phase("decompressing" if any(kinds) else "verifying", work)
     jobs: dict[PackedLayer, Callable[[], Layer]] = {}
@@ -140,17 +137,19 @@ class _Maker:
         self.progress = progress
         self.care = care
 
+    def work(self, layer: PackedLayer, kind: Compression | None) -> int:
+        """Return how many bytes will be read to make a layer plain, or to verify it."""
+        if layer.piece is None or (kind and self._store.layer(layer.diff_id) is not None):
+            return 0
+        return layer.piece.blob.length if kind or self.care.verify else 0
+
     def layer(self, number: int, layer: PackedLayer, kind: Compression | None) -> Layer:
         """Return a layer that can be read."""
         where = f"{self._place}: layer {number} ({shown(layer.name)}, digest {layer.diff_id})"
         if layer.piece is None:
-            # Some other image may have brought it.
-            blob = self._store.layer(layer.diff_id)
-            if blob is not None:
-                return Layer(layer.diff_id, blob, stored=True)
-            return self._empty(layer, where, "is missing from the archive")
-        if layer.piece.damage and not self.care.keep_going:
-            raise CorruptArchive(f"{where} is damaged: {layer.piece.damage}")
+            return self._missing(layer, where)
+        if layer.piece.damage:
+            self._tolerate(where, f"is damaged: {layer.piece.damage}")
         if layer.piece.plain:
             return self._in_store(layer, where, layer.piece.plain, layer.piece.damage)
         if kind is not None:
@@ -162,10 +161,18 @@ class _Maker:
             layer.diff_id, layer.piece.blob, keep_going=self.care.keep_going, damage=damage
         )
 
-    def _empty(self, layer: PackedLayer, where: str, damage: str) -> Layer:
-        """Return a layer without content in the place of one that is lost."""
+    def _tolerate(self, where: str, damage: str) -> None:
+        """Raise CorruptArchive unless damage is to be made do with."""
         if not self.care.keep_going:
-            raise CorruptArchive(f"{where} {damage}; --keep-going mounts the others")
+            raise CorruptArchive(f"{where} {damage}; --keep-going mounts what is left")
+
+    def _missing(self, layer: PackedLayer, where: str) -> Layer:
+        """Return a layer that some other image has brought, or one without content."""
+        blob = self._store.layer(layer.diff_id)
+        if blob is not None:
+            return Layer(layer.diff_id, blob, stored=True)
+        damage = "is missing from the archive"
+        self._tolerate(where, damage)
         with self._store.layer_writer(None) as file:
             file.write(_EMPTY_TAR)
         return Layer(layer.diff_id, self._stored_blob(file.digest), keep_going=True, damage=damage)
@@ -183,9 +190,9 @@ class _Maker:
         """Return what is wrong if two digests differ, unless that is an error."""
         if found == expected:
             return ""
-        if not self.care.keep_going:
-            raise CorruptArchive(f"{where} is damaged: its bytes have the digest {found}")
-        return f"its bytes have the digest {found}"
+        damage = f"its bytes have the digest {found}"
+        self._tolerate(where, f"is damaged: {damage}")
+        return damage
 
     def _stored_blob(self, digest: str) -> Blob:
         blob = self._store.layer(digest)
@@ -214,10 +221,9 @@ class _Maker:
         """Decompress a layer into the store; return its digest, and what is wrong with it."""
         assert layer.piece is not None
         blob, damage = layer.piece.blob, layer.piece.damage
-        exact = not self.care.keep_going and layer.diff_id.startswith("sha256:")
-        with open_blob(blob) as fd:
-            read = reader(fd, blob, lambda data: self.progress.advance(len(data)))
-            with self._store.layer_writer(layer.diff_id if exact else None) as file:
+        with self._store.workspace() as work, host_errors(self._store.root):
+            with open_blob(blob) as fd, HashedFile(work / "layer") as file:
+                read = reader(fd, blob, lambda data: self.progress.advance(len(data)))
                 try:
                     for piece in compression.plain(read, kind, room(self._store)):
                         file.write(piece)
@@ -225,6 +231,9 @@ class _Maker:
                     raise HostError(f"{where} does not fit into the cache: {error}") from error
                 except CorruptArchive as error:
                     damage = damage or str(error)
-                    if not self.care.keep_going:
-                        raise CorruptArchive(f"{where} is damaged: {damage}") from error
+                    self._tolerate(where, f"is damaged: {damage}")
+                file.finish()
+            if not damage and layer.diff_id.startswith("sha256:"):
+                damage = self._compared(where, layer.diff_id, file.digest)
+            self._store.adopt_layer(file.path, file.digest)
         return file.digest, damage
