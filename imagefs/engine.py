@@ -1,9 +1,8 @@
 """The Docker Engine API, as far as images need it; Podman's service speaks it too.
 
-Owns the questions (which image is meant, which images there are, what changes) and the export
-stream, and turns whatever an engine may answer into values or an EngineError of one line. Knows
-nothing of tar and of the store. An Engine may be used from any thread: each question has a
-connection of its own.
+Owns the questions (which image is meant, which images there are) and the export stream, and turns
+whatever an engine may answer into values or an EngineError of one line. Knows nothing of tar and
+of the store. An Engine may be used from any thread: each question has a connection of its own.
 """
 
 import json
@@ -52,7 +51,7 @@ class ListedImage:
 
 
 class Engine:
-    """The engine at an address; `timeout` bounds each answer but for exports and events."""
+    """The engine at an address; `timeout` bounds each answer but for exports."""
 
     def __init__(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
         self.endpoint = endpoint
@@ -120,25 +119,6 @@ class Engine:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise self._nonsense("the list of images") from error
-
-    @contextmanager
-    def events(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """Follow what happens to images; the events come for as long as the engine lives."""
-        filters = quote(json.dumps({"type": ["image"]}))
-        with self._stream(f"/events?filters={filters}", "events") as chunks:
-            yield self._events(chunks)
-
-    def _events(self, chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-        rest = b""
-        for chunk in chunks:
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _MAX_ANSWER:
-                raise self._nonsense("events")
-            for line in filter(bytes.strip, lines):
-                event = self._parse(line, "events")
-                if not isinstance(event, dict):
-                    raise self._nonsense("events")
-                yield event
 
     @contextmanager
     def export(self, image_id: str, platform: str | None = None) -> Iterator[Iterator[bytes]]:

@@ -1,7 +1,4 @@
-"""Questions to real engines: what a name means, which images there are, and what changes."""
-
-import threading
-from typing import Any
+"""Questions to real engines: what a name means, and which images there are."""
 
 import pytest
 
@@ -73,30 +70,6 @@ def test_the_list_of_images(docker_engine: RunningEngine) -> None:
     listed = {image.id: image.names for image in ask(docker_engine).images()}
     assert sorted(listed[image_id]) == ["engine-test/listed:1", "engine-test/listed:2"]
     assert listed[untagged] == ()
-
-
-def test_events(docker_engine: RunningEngine) -> None:
-    """What happens to images is told when it happens, and following can be ended."""
-    docker_engine.load_root("engine-test/events:1")
-    seen: list[dict[str, Any]] = []
-    opened = threading.Event()
-
-    def follow() -> None:
-        with ask(docker_engine).events() as events:
-            opened.set()
-            for event in events:
-                seen.append(event)
-                if event["Action"] == "untag":
-                    return
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    # The engine sends its headers at once, so that what comes after them is not missed.
-    assert opened.wait(20)
-    docker_engine.docker("tag", "engine-test/events:1", "engine-test/events:2")
-    docker_engine.docker("rmi", "engine-test/events:2")
-    thread.join(20)
-    assert [event["Action"] for event in seen] == ["tag", "untag"]
 
 
 def test_the_version_is_the_engines(docker_engine: RunningEngine) -> None:
