@@ -47,7 +47,7 @@ class ImageFs:
         self._layers: dict[int, OpenLayer] = {}
         self._indexes: dict[int, Index] = {}
         self._views: dict[int, View] = {}
-        self._numbers: dict[tuple[int, str], int] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self._trees: dict[int, _Tree] = {}
         self._next_layer = self._next_view = 1
@@ -101,13 +101,11 @@ class ImageFs:
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
         numbers = []
-        opened: dict[tuple[int, str], OpenLayer] = {}
-        for position, (layer, name) in enumerate(
-            zip(image.layers, image.layer_names(), strict=True)
-        ):
+        opened: dict[tuple[str, str], OpenLayer] = {}
+        for layer, name in zip(image.layers, image.layer_names(), strict=True):
             # The same layer at the same place has one number, and so one set of inodes, in
             # every image; only then can its files say which layer directory they come from.
-            key = (position, layer.diff_id)
+            key = (name, layer.diff_id)
             number = self._numbers.get(key)
             if number is None:
                 number = self._next_layer + len(opened)
@@ -272,7 +270,8 @@ class ImageFs:
         """See FileSystem."""
         _, layer, number = nodeid.unpack(node)
         if layer:
-            return self._layers[layer].seek(self._row(layer, number), offset, whence)
+            row = self._row(layer, number)
+            return self._layers[layer].seek(row, offset, whence)
         size = len(self.made.get(number).content or b"")
         if not 0 <= offset < size:
             raise _error(errno.ENXIO)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from imagefs import catalog
+from imagefs import catalog, nodeid
 from imagefs.catalog import Catalog
 from imagefs.filesystem import ROOT_ID
 from imagefs.image import Image
 from imagefs.index import ensure
+from imagefs.vfs import LAYER_XATTR, ImageFs
 from tests.tars import image_of, layer
 
 
@@ -45,14 +46,18 @@ def image_id(number: int) -> str:
     return f"sha256:{number:012x}" + "0" * 52
 
 
-def below(fs: Catalog, *path: bytes) -> list[bytes]:
-    """Return the names in a directory."""
+def node_of(fs: ImageFs, *path: bytes) -> int:
     node = ROOT_ID
     for name in path:
         found = fs.lookup(node, name)
         assert found is not None, name
         node = found.ino
-    return [entry.name for entry in fs.listdir(node)]
+    return node
+
+
+def below(fs: ImageFs, *path: bytes) -> list[bytes]:
+    """Return the names in a directory."""
+    return [entry.name for entry in fs.listdir(node_of(fs, *path))]
 
 
 @pytest.mark.parametrize(
@@ -107,3 +112,33 @@ def test_an_image_that_cannot_be_opened_leaves_no_layer_open(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not fs._layers
     assert below(fs, b"by-id", b"000000000001", b"rootfs") == [b"f"]
+
+
+def test_a_file_says_its_layer_in_each_image(tmp_path: Path) -> None:
+    """Also where one image has so many layers that their directories' numbers are longer."""
+    (tmp_path / "index").mkdir()
+    fs, bottom = ImageFs(), layer({"f": "x"})
+    for count in (2, 101):
+        image = image_of([bottom, *[layer({})] * (count - 1)], tmp_path)
+        directory = fs.made.directory(ROOT_ID)
+        fs.made.link(ROOT_ID, str(count).encode(), directory.node)
+        fs.add_image(image, tmp_path / "index", directory.node)
+        file = node_of(fs, str(count).encode(), b"rootfs", b"f")
+        assert fs.getxattr(file, LAYER_XATTR) == image.layer_names()[0].encode()
+
+
+def test_what_is_asked_of_a_layer_that_went_is_not_there() -> None:
+    """A node id outlives its image: whatever the kernel still asks has an answer."""
+    fs, gone = ImageFs(), nodeid.pack(0, 7, 1)
+    for question in (
+        lambda: fs.getattr(gone),
+        lambda: fs.read(gone, 0, 1),
+        lambda: fs.seek(gone, 0, os.SEEK_DATA),
+        lambda: fs.getxattr(gone, b"user.x"),
+        lambda: fs.listxattr(gone),
+        lambda: fs.readlink(gone),
+        lambda: fs.lookup(gone, b"x"),
+        lambda: fs.listdir(gone),
+    ):
+        with pytest.raises(FileNotFoundError):
+            question()
