@@ -6,10 +6,11 @@ only when the source is of that kind. Any thread may call it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagefs import reference
-from imagefs.errors import UsageError
+from imagefs.errors import EngineUnreachable, ImageNotFound, UsageError
 from imagefs.image import Image
 from imagefs.progress import Progress
 from imagefs.reference import ArchiveReference, EngineReference, Reference, StdinReference
@@ -175,4 +176,10 @@ def _from_engine(name: str, request: SourceRequest, store: Store, progress: Prog
 
     engine = Engine(connection.find(request.host))
     source = fetch.Source(engine, store, progress, request.platform, index.build)
-    return fetch.ensure_image(name, source)
+    try:
+        return fetch.ensure_image(name, source)
+    except (EngineUnreachable, ImageNotFound) as error:
+        # Most likely a mistyped path, though it might have been an image's name.
+        if name == request.text and Path(name).suffix and ":" not in name:
+            raise type(error)(f"there is no file {name}, and as an image: {error}") from error
+        raise

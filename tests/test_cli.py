@@ -258,9 +258,14 @@ def test_a_directory_that_is_no_image_is_one_line(caller: User) -> None:
 
 
 def test_a_source_that_is_not_there_is_one_line(caller: User) -> None:
-    """A path that does not exist is named."""
-    answer = caller.imagefs("mount", "./nothing.tar", caller.directory())
-    assert "nothing.tar" in complaint(answer)
+    """A path that does not exist is named; so is what could have been one."""
+    place = caller.directory()
+    assert "nothing.tar" in complaint(caller.imagefs("mount", "./nothing.tar", place))
+    nowhere = "unix:///no/such.sock"
+    answer = caller.imagefs("mount", "nothing.tar", place, DOCKER_HOST=nowhere)
+    assert "there is no file nothing.tar" in complaint(answer)
+    answer = caller.imagefs("mount", "app:v1.0", place, DOCKER_HOST=nowhere)
+    assert "no file" not in complaint(answer)
 
 
 @pytest.mark.parametrize("name", ["missing", "a file", "not empty", "mounted"])
