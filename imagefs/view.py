@@ -197,6 +197,5 @@ class View:
         stack = self.stack(*directory)
         if stack and stack[0] == directory:
             return not row.flags & rows.HIDDEN
-        return directory in stack and merge.lookup(
-            self._indexes, stack, index.name(row)
-        ) == (place,)
+        name = index.name(row)
+        return directory in stack and merge.lookup(self._indexes, stack, name) == (place,)
