@@ -24,7 +24,7 @@ NAME_MAX = 255
 """Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
 MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
-MAX_IMPLIED = 1 << 20
+MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
 MAX_ATTRIBUTES = 1 << 28
 """Most bytes that link targets and extended attributes of one layer may take together."""

@@ -32,9 +32,10 @@ MAX_EXTENDED = 1 << 20
 # attack, no default, and attributes without bound would be kept with every one of them.
 _GLOBAL = frozenset({b"mtime", b"uid", b"gid"})
 
-# What Linux can hold of an extended attribute (<linux/limits.h>).
+# What Linux can hold of extended attributes (<linux/limits.h>).
 _XATTR_NAME_MAX = 255
 _XATTR_SIZE_MAX = 1 << 16
+_XATTR_LIST_MAX = 1 << 16
 
 
 class Overrides:
@@ -74,15 +75,15 @@ class Overrides:
 
     def add(self, typeflag: bytes, content: bytes, position: int) -> None:
         """Take in the extended header of `typeflag` whose header block is at `position`."""
+        if typeflag == tarfmt.XGLTYPE:
+            self._add_global(_records(content, position))
+            return
         self._size += len(content)
         limit(self._size, position)
         if typeflag == tarfmt.GNUTYPE_LONGNAME:
             self._name = content.partition(b"\0")[0]
         elif typeflag == tarfmt.GNUTYPE_LONGLINK:
             self._linkname = content.partition(b"\0")[0]
-        elif typeflag == tarfmt.XGLTYPE:
-            self._add_global(_records(content, position))
-            return
         else:
             try:
                 self._add_local(_records(content, position))
@@ -161,7 +162,7 @@ class Overrides:
                 # GNU tar and libarchive write these two so, since "=" ends a keyword.
                 name = key[len(tarfmt.PAX_XATTR_SCHILY) :]
                 found[name.replace(b"%3D", b"=").replace(b"%25", b"%")] = value
-        return tuple(item for item in found.items() if _is_possible(*item))
+        return _possible(found)
 
     def sparse(self) -> Sparse | None:
         """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file."""
@@ -189,8 +190,16 @@ def limit(size: int, position: int) -> None:
         )
 
 
-def _is_possible(name: bytes, value: bytes) -> bool:
-    return 0 < len(name) <= _XATTR_NAME_MAX and b"\0" not in name and len(value) <= _XATTR_SIZE_MAX
+def _possible(xattrs: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
+    listed = 0
+    for name, value in xattrs.items():
+        if 0 < len(name) <= _XATTR_NAME_MAX and b"\0" not in name and len(value) <= _XATTR_SIZE_MAX:
+            listed += len(name) + 1
+            if listed > _XATTR_LIST_MAX:
+                break
+            found.append((name, value))
+    return tuple(found)
 
 
 def _bounded(name: bytes, what: str) -> bytes:
