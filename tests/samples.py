@@ -558,6 +558,25 @@ def artifact() -> tuple[dict[str, Any], list[bytes]]:
     return _descriptor(manifest, f"{OCI}.manifest.v1+json"), [config, content, manifest]
 
 
+def cosign_signature() -> tuple[dict[str, Any], list[bytes]]:
+    """A signature as cosign stores it: with the configuration of an image, and a name."""
+    content = b'{"critical":{}}'
+    rootfs = {"type": "layers", "diff_ids": [digest(content)]}
+    config = dumped({"architecture": "", "os": "", "rootfs": rootfs})
+    kind = "application/vnd.dev.cosign.simplesigning.v1+json"
+    manifest = dumped(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "config": _descriptor(config, f"{OCI}.config.v1+json"),
+            "layers": [_descriptor(content, kind)],
+        }
+    )
+    names = {"org.opencontainers.image.ref.name": "sha256-abc.sig"}
+    described = _descriptor(manifest, f"{OCI}.manifest.v1+json", annotations=names)
+    return described, [config, content, manifest]
+
+
 LAYOUTS: Mapping[str, Callable[[SampleImage], Layout | bytes]] = {
     "docker 1.10 to 24": docker_20,
     "docker 25": docker_25,

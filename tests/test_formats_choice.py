@@ -152,10 +152,13 @@ def test_variants_of_arm() -> None:
         assert choice.is_for(wanted, platform) is fits, (wanted, platform)
 
 
-def test_artifacts_are_no_images(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("artifact", [samples.artifact, samples.cosign_signature])
+def test_artifacts_are_no_images(
+    artifact: Callable[[], tuple[Any, list[bytes]]], tmp_path: Path, store: Store
+) -> None:
     """Signatures and charts in an OCI layout are passed over; alone, they are no image."""
     layout = dict(samples.oci_layout(IMAGE))
-    described, blobs = samples.artifact()
+    described, blobs = artifact()
     index = json.loads(layout["index.json"] or b"")
     index["manifests"].append(described)
     layout |= {f"blobs/sha256/{samples.hexdigest(blob)}": blob for blob in blobs}

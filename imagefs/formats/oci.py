@@ -29,6 +29,7 @@ _CONFIG_TYPES = frozenset(
         "",
     }
 )
+_LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
 _MAX_DEPTH = 8
 _MAX_MANIFESTS = 10_000
@@ -248,11 +249,21 @@ def _is_artifact(item: Json, platform: Json) -> bool:
 
 
 def _is_image(manifest: Json) -> bool:
-    """Tell an image's manifest from one that uses the same shape for something else."""
+    """Tell an image's manifest from one that uses the same shape for something else.
+
+    A signature of cosign's has an image's configuration, and only its layers give it away.
+    """
     config = manifest.get("config")
     if manifest.get("artifactType") or not isinstance(config, dict):
         return False
-    return str(config.get("mediaType") or "") in _CONFIG_TYPES
+    if str(config.get("mediaType") or "") not in _CONFIG_TYPES:
+        return False
+    layers = manifest.get("layers")
+    if not layers or not isinstance(layers, list):
+        return True
+    # What is no descriptor at all is left to the reader of layers, which says so.
+    types = (layer.get("mediaType") if isinstance(layer, dict) else "" for layer in layers)
+    return any(_LAYER_TYPE.fullmatch(str(kind or "")) for kind in types)
 
 
 def _absent(descriptor: _Descriptor, problem: str) -> PackedImage:
