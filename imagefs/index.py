@@ -390,7 +390,10 @@ def build(layer: Layer, index_dir: Path) -> None:
     key = key_of(layer)
 
     def write(out: BinaryIO) -> None:
-        indexbuild.write_index(blob_of(layer), key, out, keep_going=layer.keep_going)
+        # Of a tar that is the image itself, nothing else knows the length.
+        flat = layer.diff_id.startswith("flat:")
+        blob, keep_going = blob_of(layer), layer.keep_going
+        indexbuild.write_index(blob, key, out, marked=flat, keep_going=keep_going)
 
     try:
         publish(path_of(index_dir, key), write)

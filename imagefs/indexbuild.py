@@ -14,9 +14,13 @@ from imagefs.tarscan import Member, scan
 _NO_END = 1 << 62
 
 
-def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = False) -> None:
+def write_index(
+    blob: Blob, key: bytes, out: BinaryIO, *, marked: bool = False, keep_going: bool = False
+) -> None:
     """Write the index of the layer whose plain tar `blob` holds to a new file.
 
+    A tar that is `marked` has an end-of-archive marker, or it was cut. For others the archive
+    around them tells where they end, and some writers leave the marker out.
     With `keep_going`, what was read before the damage is kept, also a file whose content is cut,
     and the damage noted; else CorruptArchive is raised.
     """
@@ -28,7 +32,7 @@ def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = Fal
         fold = Fold(blob.offset)
         damage = ""
         try:
-            _scan(blob, fold, keep_going=keep_going)
+            _scan(blob, fold, marked=marked, keep_going=keep_going)
         except CorruptArchive as error:
             if not keep_going:
                 raise
@@ -40,7 +44,7 @@ def write_index(blob: Blob, key: bytes, out: BinaryIO, *, keep_going: bool = Fal
             gc.enable()
 
 
-def _scan(blob: Blob, fold: Fold, *, keep_going: bool) -> None:
+def _scan(blob: Blob, fold: Fold, *, marked: bool, keep_going: bool) -> None:
     end = blob.offset + blob.length
     try:
         fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -51,7 +55,7 @@ def _scan(blob: Blob, fold: Fold, *, keep_going: bool) -> None:
                 )
                 fold.add(_until_cut(members, end))
             else:
-                fold.add(scan(lambda n, at: os.pread(fd, n, at), blob.offset, end))
+                fold.add(scan(lambda n, at: os.pread(fd, n, at), blob.offset, end, marked=marked))
         finally:
             os.close(fd)
     except OSError as error:
