@@ -79,6 +79,33 @@ def test_a_flat_root_may_hold_a_manifest_json(tmp_path: Path, store: Store) -> N
     assert trees(made, store)["rootfs"].keys() == {"etc", "etc/motd", "manifest.json"}
 
 
+ROOTS: Mapping[str, dict[str, str]] = {
+    "a configuration": {"config.json": "{}", "app": "x"},
+    "an index that is empty": {"index.json": "[]", "www/a": "x"},
+    "an index of something else": {"index.json": '{"manifests": ["a"]}', "www/a": "x"},
+    "a web app's manifest": {"manifest.json": '{"name": "app", "icons": []}', "index.html": "x"},
+    "a manifest with layers": {"manifest.json": '{"layers": []}', "map": "x"},
+    "a list of numbers": {"manifest.json": "[1]", "app": "x"},
+    "an empty list": {"manifest.json": "[]", "app": "x"},
+    "no JSON": {"manifest.json": "{", "index.json": "{", "app": "x"},
+    "version and repositories": {"version": "1", "repositories": "{}", "app": "x"},
+    "blobs": {"blobs/": "", "blobs/a": "x"},
+}
+"""Roots of images from scratch, which hold no /etc or /usr that would give them away."""
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "compressed"])
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_flat_root_may_hold_names_of_archives(
+    name: str, piped: bool, tmp_path: Path, store: Store
+) -> None:
+    """Only JSON that does describe images makes a tar an archive, also where it arrives packed."""
+    root = tars.layer(ROOTS[name])
+    made = opened(samples.write(tmp_path / "root", samples.gz(root) if piped else root), store)
+    expected = trees_of([root], tmp_path / "expected")["rootfs"]
+    assert trees(made, store)["rootfs"].keys() == expected.keys()
+
+
 def test_archives_before_docker_1_10(tmp_path: Path, store: Store) -> None:
     """Without manifest.json, names lead to layers, and layers to their parents."""
     for tagged in (True, False):

@@ -22,6 +22,9 @@ _ARCHIVE_NAME = re.compile(
     r"|(sha256:)?[0-9a-f]{64}(/(VERSION|json|layer\.tar))?(\.[a-z.]+)?"
     r"|blobs(/[a-z0-9]+(/[0-9a-f]+(\.[a-z.]+)?)?)?"
 )
+_TELLING_NAME = re.compile(
+    r"oci-layout|(sha256:)?[0-9a-f]{64}([./].*)?|blobs/[a-z0-9]+/[0-9a-f]{64}.*", re.DOTALL
+)
 _ROOT_NAMES = frozenset({"bin", "dev", "etc", "lib", "proc", "root", "sbin", "tmp", "usr", "var"})
 _FLAT_AFTER = 1000
 _NO_END = 1 << 62
@@ -30,6 +33,14 @@ _NO_END = 1 << 62
 def is_archive_name(name: str) -> bool:
     """Tell whether a member's name is one that an archive of images would have."""
     return _ARCHIVE_NAME.fullmatch(name) is not None
+
+
+def _is_telling(name: str) -> bool:
+    """Tell whether a name is one that only an archive of images would have.
+
+    config.json, index.json, manifest.json and version are also files of many a web server's root.
+    """
+    return _TELLING_NAME.fullmatch(name) is not None
 
 
 def enough() -> "_Enough":
@@ -50,10 +61,11 @@ class _Enough:
 
 def read_tar(files: TarFiles, piece: Piece) -> Packed:
     """Return what a tar holds; `piece` is the tar itself, should it be a flat root."""
-    if files.whole and (packed := _read(files, flat=_is_root(files))) is not None:
-        return packed
     names = [name for name in (*files.names(), *files.directories) if name]
-    if any(map(is_archive_name, names)) and not _is_root(files):
+    flat = _is_root(files) or not any(map(_is_telling, names))
+    if files.whole and (packed := _read(files, flat=flat)) is not None:
+        return packed
+    if not flat:
         raise _nameless(files)
     if not names:
         raise CorruptArchive(f"{files.place}: an empty tar archive")
@@ -88,12 +100,20 @@ def _nameless(files: Files) -> CorruptArchive:
 
 
 def begins_archive(head: bytes) -> bool:
-    """Tell whether the first name of a tar, of which `head` is the beginning, is an archive's."""
+    """Tell whether a tar, of which `head` is the beginning, is an archive for certain.
+
+    Its first names say so, or the content of a manifest.json or index.json that goes first.
+    """
     try:
         for member in scan(lambda size, at: head[at : at + size], 0, _NO_END):
             name = members.normal(os.fsdecode(member.name))
-            if name:
-                return is_archive_name(name)
+            if _is_telling(name):
+                return True
+            written = head[member.offset : member.offset + member.stored]
+            if name in _DESCRIBES and _DESCRIBES[name](written):
+                return True
+            if name and not is_archive_name(name):
+                return False
     except CorruptArchive:
         pass
     return False
@@ -105,20 +125,22 @@ def _is_root(files: TarFiles) -> bool:
 
 
 def _read(files: Files, *, flat: bool) -> Packed | None:
-    """Try the formats in order; manifest.json goes first, as Docker's own index may be wrong."""
+    """Try the formats in order; manifest.json goes first, as Docker's own index may be wrong.
+
+    What may as well be a flat root is an archive only if its JSON does describe images.
+    """
     piece = files.find(_MANIFEST)
-    if piece is not None:
+    if piece is not None and (not flat or _describes(files, _MANIFEST, piece)):
         written = members.content(files, _MANIFEST, piece)
-        if not flat or _describes_images(written):
-            said = members.parse(files, _MANIFEST, written)
-            if isinstance(said, list):
-                images = docker_archive.read(files, written)
-                return Packed(files.place, producer.of_docker_archive(files, written), images)
-            if isinstance(said, dict):
-                return Packed(files.place, producer.DIR, oci.read_dir(files, written))
-            raise CorruptArchive(f"{files.place}: {_MANIFEST} is neither a list nor an object")
+        said = members.parse(files, _MANIFEST, written)
+        if isinstance(said, list):
+            images = docker_archive.read(files, written)
+            return Packed(files.place, producer.of_docker_archive(files, written), images)
+        if isinstance(said, dict):
+            return Packed(files.place, producer.DIR, oci.read_dir(files, written))
+        raise CorruptArchive(f"{files.place}: {_MANIFEST} is neither a list nor an object")
     index = files.find(oci.INDEX)
-    if index is not None and not flat:
+    if index is not None and (not flat or _describes(files, oci.INDEX, index)):
         written = members.content(files, oci.INDEX, index)
         return Packed(files.place, producer.OCI, oci.read_layout(files, written))
     if not flat and docker_legacy.applies(files):
@@ -129,11 +151,39 @@ def _read(files: Files, *, flat: bool) -> Packed | None:
     return None
 
 
-def _describes_images(written: bytes) -> bool:
-    """Tell whether a manifest.json beside /etc and /usr is about images all the same."""
-    try:
-        said: Any = json.loads(written)
-    except (ValueError, RecursionError):
+def _describes(files: Files, name: str, piece: Piece) -> bool:
+    """Tell whether a file that may be anybody's is about images."""
+    if piece.damage or piece.blob.length > members.MAX_JSON:
         return False
-    first = said[0] if isinstance(said, list) and said else said
-    return isinstance(first, dict) and ("Layers" in first or "layers" in first)
+    return _DESCRIBES[name](members.content(files, name, piece))
+
+
+def _manifest_describes(written: bytes) -> bool:
+    said = _parsed(written)
+    if isinstance(said, list):
+        first = said[0] if said else None
+        return isinstance(first, dict) and "Config" in first and "Layers" in first
+    return isinstance(said, dict) and (
+        _lists_digests(said, "layers") or _lists_digests(said, "manifests")
+    )
+
+
+def _index_describes(written: bytes) -> bool:
+    said = _parsed(written)
+    return isinstance(said, dict) and _lists_digests(said, "manifests")
+
+
+def _parsed(written: bytes) -> Any:
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _lists_digests(said: dict[str, Any], key: str) -> bool:
+    items = said.get(key)
+    first = items[0] if isinstance(items, list) and items else None
+    return isinstance(first, dict) and isinstance(first.get("digest"), str)
+
+
+_DESCRIBES = {_MANIFEST: _manifest_describes, oci.INDEX: _index_describes}
