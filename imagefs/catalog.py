@@ -40,15 +40,21 @@ class Catalog(ImageFs):
     """The images that `names` lists; `load` fetches one by its id and indexes it.
 
     Both may take their time, raise ImagefsError, and are called from threads of the driver;
-    `names` by one at a time, `load` by one at a time for each image.
+    `names` by one at a time, `load` by one at a time for each image. `unload` is told of an image
+    that has been let go, or could not be shown.
     """
 
     def __init__(
-        self, names: Callable[[], Names], load: Callable[[str], Image], index_dir: Path
+        self,
+        names: Callable[[], Names],
+        load: Callable[[str], Image],
+        index_dir: Path,
+        unload: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__()
         self._names = names
         self._load = load
+        self._unload = unload
         self._index_dir = index_dir
         self._refreshing = threading.Lock()
         self._listed: float | None = None
@@ -129,6 +135,7 @@ class Catalog(ImageFs):
                     del self._images[node]
                     del self._by_id[entered.id]
                     self.remove_image(node)
+                    self._unload(entered.id)
             finally:
                 entered.lock.release()
 
@@ -146,6 +153,7 @@ class Catalog(ImageFs):
                 self.add_image(self._load(image.id), self._index_dir, node)
             except (ImagefsError, OSError) as error:
                 _log.error("cannot show image %s: %s", image.id[7:19], error)
+                self._unload(image.id)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
             finally:
                 image.attempts += 1

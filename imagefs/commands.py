@@ -5,16 +5,13 @@ Owns the order of steps and what is printed; `cli.py` says how the commands are 
 
 import contextlib
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from imagefs import source
-from imagefs.errors import EngineError, MountError
+from imagefs.errors import MountError
 from imagefs.image import Image
 from imagefs.mounts import Registry, check_mountpoint
 from imagefs.progress import reporter
@@ -126,6 +123,7 @@ def serve_engine(
     """Mount all images of an engine."""
     from imagefs import connection  # noqa: PLC0415
     from imagefs import serving as server  # noqa: PLC0415
+    from imagefs.apart import Loader  # noqa: PLC0415
     from imagefs.catalog import Catalog  # noqa: PLC0415
     from imagefs.engine import Engine  # noqa: PLC0415
 
@@ -134,39 +132,15 @@ def serve_engine(
     _prepare(serving)
     engine.version()
     store = Store()
-
-    def load(image_id: str) -> Image:
-        return _fetched_apart(image_id, store, host, platform)
+    words = [f"--host={host}"] if host else []
+    words += [f"--platform={platform}"] if platform else []
+    loader = Loader(store.root, platform, tuple(words))
 
     def make() -> Catalog:
         names = lambda: ((one.id, one.names) for one in engine.images())  # noqa: E731
-        return Catalog(names, load, store.index_dir)
+        return Catalog(names, loader.load, store.index_dir, loader.unload)
 
     server.serve(make, serving)
-
-
-def _fetched_apart(image_id: str, store: Store, host: str | None, platform: str | None) -> Image:
-    """Fetch an image in a process of its own, which gives back the memory that indexing takes."""
-    from imagefs import fetch as fetching  # noqa: PLC0415
-
-    words = [sys.executable, "-P", "-m", "imagefs", "fetch", "--quiet"]
-    if host:
-        words += ["--host", host]
-    if platform:
-        words += ["--platform", platform]
-    done = subprocess.run(
-        [*words, image_id],
-        # What the environment says of the cache may be relative to where the daemon was started.
-        env=os.environ | {"IMAGEFS_CACHE": os.fspath(store.root)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    image = fetching.cached(image_id, store, platform) if done.returncode == 0 else None
-    if image is None:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EngineError(lines[-1].removeprefix("imagefs: ") if lines else "the fetch failed")
-    return image
 
 
 def fetch(asked: Asked) -> None:

@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "formats": ({"formats"}, {"reference", "tar", "store", "progress", "compression"}),
     "index": ({"rows", "index", "indexbuild", "indexwrite"}, {"tar"}),
     "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
+    "apart": ({"apart"}, {"store", "engine", "index"}),
     "tree": ({"layer", "merge", "view", "nodeid"}, {"index"}),
     "filesystem": ({"filesystem"}, set()),
     "vfs": ({"synthetic", "summary", "vfs", "catalog"}, {"index", "tree", "filesystem"}),

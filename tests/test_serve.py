@@ -180,6 +180,10 @@ def test_a_removed_image_is_let_go(served: Path, engine: RunningEngine) -> None:
     mounts = json.loads(imagefs("mounts", "--json").stdout)
     pid = next(one["pid"] for one in mounts if one["mountpoint"] == str(served))
 
+    def claimed() -> bool:
+        listed = json.loads(imagefs("cache", "list", "--json").stdout)
+        return any(one["in_use"] for one in listed["layers"] if layer in one["diff_id"])
+
     def held() -> bool:
         return layer in Path(f"/proc/{pid}/maps").read_text() or layer in str(open_files(pid))
 
@@ -187,7 +191,9 @@ def test_a_removed_image_is_let_go(served: Path, engine: RunningEngine) -> None:
         engine.docker("rmi", name)
         assert soon(lambda: not (served / name).is_symlink(), SHOWN_WITHIN)
         assert held()
+        assert claimed()
     assert soon(lambda: not (served / name).is_symlink() and not held())
+    assert not claimed()
 
 
 def test_podmans_images_are_served(podman_engine: RunningEngine, tmp_path: Path) -> None:
