@@ -128,6 +128,42 @@ def test_platforms_that_were_left_out(tmp_path: Path, store: Store) -> None:
     assert [bool(image.problem) for image in inspected(path, store).images] == [True, False, True]
 
 
+def test_an_unheld_platform_is_named_with_those_that_are_held(tmp_path: Path, store: Store) -> None:
+    """The host's platform may be listed only: the error says so, and what can be had instead."""
+    layout = samples.containerd(HERE, THERE, ARM, held=[THERE, ARM], docker_manifest=False)
+    path = samples.write(tmp_path / "x", layout)
+    held = f"linux/{THERE.architecture}, linux/{ARM.architecture}"
+    with pytest.raises(CorruptArchive, match=f"is missing .*linux/{HOST}.*--platform: {held}$"):
+        opened(path, store)
+    with pytest.raises(UsageError, match=f"no image for linux/s390x.*--platform: {held}$"):
+        opened(path, store, platform="linux/s390x")
+    only = samples.containerd(HERE, THERE, ARM, held=[THERE], docker_manifest=False)
+    assert opened(samples.write(tmp_path / "y", only), store).config == THERE.config
+
+
+def test_manifest_json_knows_one_platform_and_the_index_all(tmp_path: Path, store: Store) -> None:
+    """What containerd exports can be had for each platform, though manifest.json lists but one."""
+    path = samples.write(tmp_path / "x", samples.containerd(HERE, THERE, ARM))
+    for image in (HERE, THERE, ARM):
+        assert opened(path, store, platform=image.architecture).config == image.config
+    assert opened(path, store).config == HERE.config
+    assert len(every(path, store)) == 1
+    assert len({image.names for image in inspected(path, store).images}) == 1
+    broken = {**samples.containerd(HERE, THERE), "index.json": b"{"}
+    assert opened(samples.write(tmp_path / "y", broken), store).config == HERE.config
+
+
+@pytest.mark.parametrize("lacks", ["configuration", "layers"])
+def test_manifest_json_may_name_what_is_absent(lacks: str, tmp_path: Path, store: Store) -> None:
+    """Where it lists a platform whose blobs were left out, one that index.json has is taken."""
+    here = replace(HERE, layers=HERE.layers[-1:])
+    layout = dict(samples.containerd(here, THERE))
+    for content in [here.config] if lacks == "configuration" else map(samples.gz, here.layers):
+        del layout[f"blobs/sha256/{samples.hexdigest(content)}"]
+    path = samples.write(tmp_path / "x", layout)
+    assert opened(path, store).config == THERE.config
+
+
 def test_the_only_platform_needs_no_asking(tmp_path: Path, store: Store) -> None:
     """An image for another machine can be looked at all the same, unless one asked otherwise."""
     for layout in (samples.docker_20(THERE), samples.containerd(THERE, docker_manifest=False)):

@@ -4,6 +4,7 @@
     spool       takes in what has to be decompressed or arrives by a pipe
     members     an archive's files by name
     detect      which format it is; then docker_archive, docker_legacy, oci or rootfs_tar reads it
+    platforms   adds to a docker-archive's images what its index.json knows of other platforms
     choice      which of several images or platforms is meant
     plain       makes the layers of the chosen one readable
 

@@ -89,22 +89,27 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
     """Return the one of an entry's images that is for the platform."""
     wanted = platform or host_platform()
     fitting = [image for image in variants if is_for(wanted, image.platform)]
-    usable = [image for image in fitting if not image.problem]
-    if usable or fitting:
-        chosen = (usable or fitting)[0]
-    elif platform is None and len(variants) == 1:
+    held = [image for image in variants if image.held]
+    preferred: Sequence[PackedImage] = [image for image in fitting if image.held]
+    if not preferred and platform is None:
         # Somebody who has only this image wants to see it, wherever it would run.
-        chosen = variants[0]
-    elif platform is None and len(held := [one for one in variants if not one.problem]) == 1:
-        chosen = held[0]
-    else:
-        there = ", ".join(shown(image.platform or "unknown") for image in variants)
+        preferred = next((only for only in (variants, held) if len(only) == 1), [])
+    fitting.sort(key=lambda image: bool(image.problem))
+    if not (preferred or fitting):
         raise UsageError(
-            f"{packed.place} holds no image for {shown(wanted)}; choose with --platform: {there}"
+            f"{packed.place} holds no image for {shown(wanted)};"
+            f" choose with --platform: {_platforms(held or variants)}"
         )
+    chosen = (*preferred, *fitting)[0]
     if chosen.problem:
-        raise CorruptArchive(chosen.problem)
+        also = f"; choose another with --platform: {_platforms(held)}" if held else ""
+        named = shown(chosen.platform or "unknown")
+        raise CorruptArchive(f"{chosen.problem} (the image for {named}){also}")
     return chosen
+
+
+def _platforms(images: Iterable[PackedImage]) -> str:
+    return ", ".join(dict.fromkeys(shown(image.platform or "unknown") for image in images))
 
 
 def is_for(wanted: str, platform: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagefs.errors import CorruptArchive
-from imagefs.formats import docker_archive, docker_legacy, members, oci, producer, rootfs_tar
+from imagefs.formats import docker_legacy, members, oci, platforms, producer, rootfs_tar
 from imagefs.formats.members import Files, TarFiles
 from imagefs.formats.values import Packed, Piece
 from imagefs.tarscan import scan
@@ -134,8 +134,7 @@ def _read(files: Files, *, flat: bool) -> Packed | None:
         written = members.content(files, _MANIFEST, piece)
         said = members.parse(files, _MANIFEST, written)
         if isinstance(said, list):
-            images = docker_archive.read(files, written)
-            return Packed(files.place, producer.of_docker_archive(files, written), images)
+            return platforms.read(files, written)
         if isinstance(said, dict):
             return Packed(files.place, producer.DIR, oci.read_dir(files, written))
         raise CorruptArchive(f"{files.place}: {_MANIFEST} is neither a list nor an object")

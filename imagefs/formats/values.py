@@ -57,6 +57,12 @@ class PackedImage:
     entry: int = 0
     problem: str = ""
 
+    @property
+    def held(self) -> bool:
+        """Whether the archive has the image, and did not leave it out with all its layers."""
+        present = not self.layers or any(layer.piece is not None for layer in self.layers)
+        return present and not self.problem
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
