@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import agreement, archives, readiness, reading, report, transfers
-from benchmarks.contestants import ALL, Contestant, Programs, own_imagefs
+from benchmarks.contestants import Contestant, Programs, own_imagefs
 from benchmarks.host import BenchError, call, say
+from benchmarks.peers import EVERYBODY
 from benchmarks.plan import Plan
 from benchmarks.workspace import Workspace
 
@@ -102,7 +103,7 @@ def _taking_part(
     only: Sequence[str] | None, programs: Programs, space: Workspace
 ) -> list[type[Contestant]]:
     taking_part = []
-    for kind in ALL:
+    for kind in EVERYBODY:
         if only and not any(word == kind.name or word in kind.name.split() for word in only):
             continue
         reason = kind(Path(), space.root, programs).missing()

@@ -174,7 +174,10 @@ def peak_anonymous_bytes(command: Sequence[str | Path], env: dict[str, str]) -> 
     """
     start = time.perf_counter()
     process = subprocess.Popen(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, env=_ENVIRONMENT | env
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=_ENVIRONMENT | env,
     )
     peak = 0
     over = threading.Event()

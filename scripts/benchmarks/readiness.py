@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import archives, works
-from benchmarks.contestants import Contestant, ImagefsNative, Ratarmount
+from benchmarks.contestants import Contestant, ImagefsNative
 from benchmarks.host import (
     anonymous_bytes,
     call,
@@ -24,6 +24,7 @@ from benchmarks.host import (
     shell,
     warm,
 )
+from benchmarks.peers import Ratarmount
 from benchmarks.plan import Plan
 from benchmarks.workspace import discard
 
@@ -36,7 +37,6 @@ Samples = dict[str, list[float]]
 
 def run(plan: Plan) -> None:
     """Measure; keep and tell the figures."""
-    warm([plan.archive])
     results: dict[str, object] = {
         "machine": machine(),
         "archive bytes": plan.archive.stat().st_size,
@@ -55,6 +55,7 @@ def _indexing(plan: Plan) -> dict[str, Samples]:
     found: dict[str, Samples] = {}
     for _ in range(plan.repeat):
         for name in ("imagefs", "tarfile"):
+            warm([plan.archive])
             said = call(
                 [python, "-m", "benchmarks.indexing", name, plan.archive],
                 env={"PYTHONPATH": str(Path(__file__).parents[1])},
@@ -78,6 +79,7 @@ def _ready(plan: Plan) -> dict[str, dict[str, Samples]]:
     listing: list[float] = []
     found["tar tf"] = {"nothing": {"seconds": listing}}
     for number in range(plan.repeat):
+        warm([layers])
         listing.append(seconds(lambda: shell("xargs -n1 tar tf <list >/dev/null", layers)))
         for one in everybody:
             if isinstance(one, ImagefsNative | Ratarmount) or number < _COSTLY:
@@ -98,6 +100,7 @@ def _measure_ready(one: Contestant, found: dict[str, dict[str, Samples]]) -> Non
     one.clear()
     os.sync()
     for key, make in (("nothing", one.make_anew), ("before", one.prepare)):
+        warm([one.archive] if key == "nothing" else one.backing())
         forget_inodes()
         took = seconds(make) + seconds(one.mount)
         samples = found.setdefault(one.name, {}).setdefault(key, {"seconds": [], "disk": []})

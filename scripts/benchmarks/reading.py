@@ -7,6 +7,7 @@ it repeats them, so that what else the machine does falls on everybody alike.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -50,17 +51,18 @@ def run(plan: Plan) -> None:
     big = plan.everybody(archives.one_big_file(plan.space), "big")
     _choose_files(plan)
     pairs = [(one, one.snapshots(plan.below)) for one in files]
-    _prepare([*files, *big] if _wanted(plan, works.BIG) else files, cold=plan.cold)
+    _prepare([*files, *big] if _wanted(plan, works.BIG) else files)
     for number in range(plan.repeat):
         say(f"read: repetition {number + 1} of {plan.repeat}")
         for contestants, rows in ((files, works.FILES), (big, works.BIG)):
             for row in _wanted(plan, rows):
                 for one in contestants:
-                    _measure(plan, one, row, figures)
+                    _measure(plan, one, row, figures, one.backing())
         if _wanted(plan, (works.DIFF,)):
             for one, pair in pairs:
                 if pair:
-                    _measure(plan, one, works.difference(pair), figures)
+                    backing = one.backing_of_snapshots(plan.below)
+                    _measure(plan, one, works.difference(pair), figures, backing)
         plan.space.keep("read", _results(plan, figures, files))
     tell(figures.seconds)
 
@@ -69,16 +71,13 @@ def _wanted(plan: Plan, rows: Sequence[works.Row]) -> list[works.Row]:
     return [row for row in rows if not plan.rows or row.key in plan.rows]
 
 
-def _prepare(contestants: Sequence[Contestant], *, cold: bool) -> None:
+def _prepare(contestants: Sequence[Contestant]) -> None:
     for one in contestants:
         say(f"read: preparing {one.name} of {one.archive.name}")
         one.prepare()
         one.mount()
         one.unmount()
     os.sync()
-    if not cold:
-        for one in contestants:
-            warm(one.backing())
 
 
 def _choose_files(plan: Plan) -> None:
@@ -89,10 +88,14 @@ def _choose_files(plan: Plan) -> None:
     os.environ["BENCH_SMALL_FILES"] = str(chosen)
 
 
-def _measure(plan: Plan, one: Contestant, row: works.Row, figures: Figures) -> None:
+def _measure(
+    plan: Plan, one: Contestant, row: works.Row, figures: Figures, backing: Sequence[Path]
+) -> None:
     if plan.cold:
         forget_all()
     else:
+        # Each time: some machines take back page cache that is not used.
+        warm(backing)
         forget_inodes()
     root = one.mount()
     try:

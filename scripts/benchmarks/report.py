@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import contestants, works
+from benchmarks import works
 from benchmarks.contestants import Programs
 from benchmarks.host import BenchError, call, say
+from benchmarks.peers import EVERYBODY
 from benchmarks.plan import Plan
 from benchmarks.targets import FLOOR, OURS, verdicts
 
@@ -74,9 +75,7 @@ def _heading(read: dict[str, Any]) -> str:
 
 def _table_of_work(read: dict[str, Any]) -> str:
     seconds = read["seconds"]
-    names = [
-        one.name for one in contestants.ALL if any(one.name in row for row in seconds.values())
-    ]
+    names = [one.name for one in EVERYBODY if any(one.name in row for row in seconds.values())]
     order = [key for key in _order() if key in seconds]
     lines = [["", *names]]
     for key in order:
@@ -153,7 +152,7 @@ def _draw(results: dict[str, Any], chart: Path, programs: Programs) -> bool:
                 name: median(times) / base for name, times in row.items() if name != FLOOR
             }
     data = chart.with_suffix(".json")
-    about = {"ours": OURS, "order": [one.name for one in contestants.ALL], "rows": ratios}
+    about = {"ours": OURS, "order": [one.name for one in EVERYBODY], "rows": ratios}
     data.write_text(json.dumps(about))
     try:
         call([python, Path(__file__).with_name("chart.py"), data, chart])

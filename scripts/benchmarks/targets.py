@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.contestants import (
-    Erofs,
-    Extracted,
-    FuseOverlay,
-    ImagefsNative,
-    Podman,
-    Ratarmount,
-)
+from benchmarks.contestants import Extracted, ImagefsNative
+from benchmarks.peers import Erofs, FuseOverlay, Podman, Ratarmount
 
 Results = Mapping[str, Any]
 """By suite, what it kept."""

@@ -36,31 +36,35 @@ _PACKERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side of a comparison does, and how it is ended outside the measured time."""
+
+    work: Callable[[], object]
+    end: Callable[[], object] = lambda: None
+
+
 def fetch(plan: Plan) -> None:
     """Time `imagefs fetch` beside `docker save -o`, in turn."""
     dockerd, docker = find_program("dockerd"), find_program("docker")
     if not dockerd or not docker:
         say("fetch: left out: dockerd is missing: apt install docker.io")
         return
-    saved, cache = plan.space.root / "saved.tar", plan.space.root / "fetch-cache"
-    with _engine(dockerd, plan.space.directory("dockerd")) as address:
+    data, saved = plan.space.directory("dockerd"), plan.space.root / "saved.tar"
+    cache = plan.space.root / "fetch-cache"
+    with _engine(dockerd, data) as address:
         engine: list[str | Path] = [docker, "--host", address]
         loaded = call([*engine, "load", "--input", plan.archive])
         image = loaded.strip().splitlines()[-1].partition(": ")[2]
-        ours: list[str | Path] = [
-            plan.programs.imagefs,
-            "fetch",
-            "--quiet",
-            "--host",
-            address,
-            image,
-        ]
+        imagefs = plan.programs.imagefs
+        ours: list[str | Path] = [imagefs, "fetch", "--quiet", "--host", address, image]
         times = _in_turn(
             {
-                "docker save -o": lambda: call([*engine, "save", "--output", saved, image]),
-                "imagefs fetch": lambda: call(ours, env={"IMAGEFS_CACHE": str(cache)}),
+                "docker save -o": Turn(lambda: call([*engine, "save", "--output", saved, image])),
+                "imagefs fetch": Turn(lambda: call(ours, env={"IMAGEFS_CACHE": str(cache)})),
             },
-            (saved, cache),
+            [data / "overlay2"],
+            [saved, cache],
             plan.repeat,
         )
     _tell_and_keep(plan.space, "fetch", {"": times})
@@ -78,45 +82,43 @@ def decompress(plan: Plan) -> None:
 
 
 def _decompress(plan: Plan, name: str, packer: Packer) -> dict[str, list[float]]:
-    plain, cache = plan.space.root / "unpacked.tar", plan.space.root / "unpack-cache"
-    mountpoint = plan.space.directory("unpack-mnt")
     root = plan.space.root
+    plain, cache, mountpoint = root / "plain.tar", root / "cache", root / "mnt"
+    mountpoint.mkdir(exist_ok=True)
 
     def pack(path: Path) -> None:
         shell(f"{packer.pack} <{plan.archive} >{path}", root)
 
     packed = plan.space.once(f"images/{plan.image}.{name}", pack)
-    warm([packed])
-    mount: list[str | Path] = [plan.programs.imagefs, "mount", "--quiet", packed, mountpoint]
+    imagefs = plan.programs.imagefs
+    mount: list[str | Path] = [imagefs, "mount", "--quiet", packed, mountpoint]
     return _in_turn(
         {
-            packer.unpack: lambda: shell(f"{packer.unpack} <{packed} >{plain}", root),
-            "imagefs mount": lambda: call(mount, env={"IMAGEFS_CACHE": str(cache)}),
+            packer.unpack: Turn(lambda: shell(f"{packer.unpack} <{packed} >{plain}", root)),
+            "imagefs mount": Turn(
+                lambda: call(mount, env={"IMAGEFS_CACHE": str(cache)}),
+                lambda: call([imagefs, "unmount", mountpoint]),
+            ),
         },
-        (plain, cache),
+        [packed],
+        [plain, cache],
         plan.repeat,
-        after={"imagefs mount": lambda: call([plan.programs.imagefs, "unmount", mountpoint])},
     )
 
 
 def _in_turn(
-    contestants: dict[str, Callable[[], object]],
-    made: tuple[Path, ...],
-    repeat: int,
-    after: dict[str, Callable[[], object]] | None = None,
+    sides: dict[str, Turn], read: list[Path], made: list[Path], repeat: int
 ) -> dict[str, list[float]]:
-    """Time each in turn, with nothing of what they make left over from before."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    """Time both sides in turn, what they read in memory, and nothing left of what they make."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeat):
-        for name, work in contestants.items():
+        for name, turn in sides.items():
+            warm(read)
+            os.sync()
+            times[name].append(seconds(turn.work))
+            turn.end()
             for path in made:
                 discard(path)
-            os.sync()
-            times[name].append(seconds(work))
-            if after and name in after:
-                after[name]()
-    for path in made:
-        discard(path)
     return times
 
 
@@ -154,13 +156,8 @@ def _engine(dockerd: str, data: Path) -> Iterator[str]:
 
 def _await_engine(engine: subprocess.Popen[bytes], state: Path) -> None:
     end = time.monotonic() + _PATIENCE
-    while (
-        not (state / "socket").exists()
-        or call(["docker", "--host", f"unix://{state}/socket", "version"], fine=range(256)).find(
-            "Server:"
-        )
-        < 0
-    ):
+    version = ["docker", "--host", f"unix://{state}/socket", "version"]
+    while "Server:" not in call(version, fine=range(256)):
         if engine.poll() is not None or time.monotonic() > end:
             last = (state / "log").read_text(errors="replace").strip().splitlines()[-1:]
             raise BenchError(f"dockerd does not start: {' '.join(last)}")
