@@ -63,7 +63,7 @@ def prune(keep_bytes: str | None, unused_for: str | None) -> None:
     store = Store()
     pruned = prune_store(
         store,
-        keep_bytes=None if keep_bytes is None else _size(keep_bytes),
+        keep_bytes=None if keep_bytes is None else size(keep_bytes),
         unused_for=None if unused_for is None else _seconds(unused_for),
         index_path=lambda layer: index.path_of(store.index_dir, index.key_of(layer)),
     )
@@ -71,7 +71,8 @@ def prune(keep_bytes: str | None, unused_for: str | None) -> None:
     print_line(f"removed {gone}: {size_text(pruned.bytes)}")
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
+    """Return the bytes that a size means as people write it: 500M, 20G."""
     match = re.fullmatch(r"(\d+)\s*([kmgt]?)i?b?", text.strip().lower())
     if match is None:
         raise UsageError(f"{text!r} is no size; write a number with K, M, G or T")

@@ -85,6 +85,9 @@ _LOOKING_OPTIONS = _options(
         "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform, where there are several."
     ),
     click.option("--keep-going", is_flag=True, help="Make do with damaged or missing layers."),
+    click.option(
+        "--max-layer-bytes", metavar="SIZE", help="What a layer may decompress to; 64G by default."
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
 )
 _SOURCE_OPTIONS = _options(

@@ -40,8 +40,17 @@ def source_of(text: str, options: Mapping[str, Any]) -> Asked:
         image=options.get("image"),
         keep_going=options["keep_going"],
         verify=options.get("verify", False),
+        max_layer_bytes=_size(options.get("max_layer_bytes")),
     )
     return Asked(request, options["quiet"])
+
+
+def _size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    from imagefs import cachecommands  # noqa: PLC0415
+
+    return cachecommands.size(text)
 
 
 def serving_of(source_text: str, mountpoint: Path, options: Mapping[str, Any]) -> Serving:

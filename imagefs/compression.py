@@ -32,6 +32,10 @@ _SKIPPABLE = b"\x2a\x4d\x18"
 class TooLargeError(CorruptArchive):
     """A stream goes on beyond the bound that its reader set."""
 
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"it decompresses to more than {max_bytes} bytes")
+        self.max_bytes = max_bytes
+
 
 class Compression(Enum):
     """A kind of compression; the value is its name."""
@@ -87,7 +91,7 @@ def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
             data = b""
             produced += len(piece)
             if produced > max_bytes:
-                raise TooLargeError(f"it decompresses to more than {max_bytes} bytes")
+                raise TooLargeError(max_bytes)
             if piece:
                 yield piece
         data = _behind_stream(current.unused_data, read, kind)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from imagefs.errors import UsageError
 
-_WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level")
+_WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
 _FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
 # What mount(8) and fstab(5) pass on though it is not for the file system: a mount of imagefs is
 # always read-only, nosuid and nodev.

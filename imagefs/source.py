@@ -17,7 +17,7 @@ from imagefs.reference import ArchiveReference, EngineReference, Reference, Stdi
 from imagefs.store import Store
 
 if TYPE_CHECKING:
-    from imagefs.formats.values import Packed, PackedImage
+    from imagefs.formats.values import Care, Packed, PackedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class SourceRequest:
 
     `image` chooses one of an archive's images by tag, id prefix or position, `platform` one of
     several platforms. With `keep_going` damaged layers are made do with, with `verify` layers
-    that are read in place have their digests checked.
+    that are read in place have their digests checked. One layer may decompress to
+    `max_layer_bytes`, 64 GB if that is None.
     """
 
     text: str
@@ -35,6 +36,7 @@ class SourceRequest:
     image: str | None = None
     keep_going: bool = False
     verify: bool = False
+    max_layer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,9 @@ def _packed(
     from imagefs.formats import archive  # noqa: PLC0415
 
     if isinstance(wanted, StdinReference):
-        return archive.read_stdin(store, progress, keep_going=request.keep_going)
+        return archive.read_stdin(store, progress, _care(request))
     assert isinstance(wanted, ArchiveReference)
-    return archive.read(wanted.path, store, progress, keep_going=request.keep_going)
+    return archive.read(wanted.path, store, progress, _care(request))
 
 
 def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
@@ -131,8 +133,14 @@ def _plain(
 ) -> Image:
     from imagefs.formats import plain  # noqa: PLC0415
 
-    care = plain.Care(request.keep_going, request.verify)
-    return plain.image_of(packed, image, store, progress, care)
+    return plain.image_of(packed, image, store, progress, _care(request))
+
+
+def _care(request: SourceRequest) -> "Care":
+    from imagefs.formats.values import MAX_LAYER_BYTES, Care  # noqa: PLC0415
+
+    limit = request.max_layer_bytes
+    return Care(request.keep_going, request.verify, MAX_LAYER_BYTES if limit is None else limit)
 
 
 def _inspected(image: "PackedImage") -> InspectedImage:

@@ -8,6 +8,8 @@ from threading import Event
 
 import pytest
 
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.formats import parts
 from imagefs.store import Store
 from tests import samples, tars
 from tests.opening import opened
@@ -42,3 +44,39 @@ def test_files_open_do_not_grow_with_layers(tmp_path: Path, compressed: bool) ->
     archive = samples.tar_of(samples.oci_layout(SampleImage(layers)))
     path = samples.write(tmp_path / "archive", samples.gz(archive) if compressed else archive)
     assert len(opened(path, Store(tmp_path / "cache")).layers) == LAYERS
+
+
+LARGE = tars.layer({"large": "\0" * 2_000_000})
+BOMBS = {
+    "a layer": samples.tar_of(samples.kaniko(SampleImage((LARGE,)))),
+    "a layer, piped": samples.gz(samples.tar_of(samples.kaniko(SampleImage((LARGE,))))),
+    "a plain layer, packed with its archive": samples.gz(
+        samples.tar_of(samples.docker_20(SampleImage((LARGE,))))
+    ),
+    "a flat root": samples.gz(LARGE),
+}
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_layer_may_not_decompress_without_end(
+    name: str, keep_going: bool, tmp_path: Path
+) -> None:
+    """The error names the layer, the limit and its option; nothing half-made is left."""
+    store = Store(tmp_path / "cache")
+    path = samples.write(tmp_path / "archive", BOMBS[name])
+    which = "archive" if name == "a flat root" else r"[0-9a-f]{64}(/layer)?\.tar"
+    said = f"{which}.* decompresses to more than 1000000 bytes; --max-layer-bytes"
+    with pytest.raises(HostError, match=said):
+        opened(path, store, keep_going=keep_going, max_layer_bytes=1_000_000)
+    assert not any(store.work_dir.iterdir())
+    assert opened(path, store, keep_going=keep_going, max_layer_bytes=3_000_000).layers
+
+
+def test_members_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive that is taken apart may not have members without end, either."""
+    monkeypatch.setattr(parts, "MAX_MEMBERS", 4)
+    archive = samples.gz(samples.tar_of(samples.docker_20(samples.IMAGE)))
+    path = samples.write(tmp_path / "archive", archive)
+    with pytest.raises(CorruptArchive, match="more than 4 members"):
+        opened(path, Store(tmp_path / "cache"))

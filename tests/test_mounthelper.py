@@ -11,6 +11,7 @@ MEANINGS = {
     "app:v1 /mnt -n -v -s -o view=layers,allow_other": "--view=layers --allow-other",
     "-o keep_going,image=a=b app:v1 /mnt": "--keep-going --image=a=b",
     "app:v1 /mnt -o host=tcp://localhost:2375 -t fuse.imagefs": "--host=tcp://localhost:2375",
+    "app:v1 /mnt -o max_layer_bytes=9G": "--max-layer-bytes=9G",
     "app:v1 /mnt -N 17 -o log_level=info -o driver=native,,": "--log-level=info --driver=native",
 }
 

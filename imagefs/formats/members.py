@@ -24,7 +24,8 @@ MAX_JSON = 16 << 20
 """Longest JSON file that is read, in bytes; the longest seen in the wild have some hundred kB."""
 MAX_LINKS = 40
 """Links inside an archive that are followed from one name."""
-_MAX_MEMBERS = 1_000_000
+MAX_MEMBERS = 1_000_000
+"""Members of an archive of images that are looked at; a flat root may have more."""
 _NO_END = 1 << 62
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -129,7 +130,7 @@ class TarFiles:
             )
             for count, member in enumerate(members):
                 name = self._take(member, end)
-                if count >= _MAX_MEMBERS or enough(count, name):
+                if count >= MAX_MEMBERS or enough(count, name):
                     self.whole = False
                     break
         except CorruptArchive as error:

@@ -20,9 +20,9 @@ from typing import Any, Self
 
 from imagefs import compression
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.formats.members import MAX_LINKS, circular, normal, shown
-from imagefs.formats.plain import room
-from imagefs.formats.values import Piece
+from imagefs.formats.members import MAX_LINKS, MAX_MEMBERS, circular, normal, shown
+from imagefs.formats.plain import room, too_large
+from imagefs.formats.values import Care, Piece
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob
 from imagefs.store import Store
@@ -90,18 +90,20 @@ def _table(record: Blob) -> dict[str, Any]:
     return table
 
 
-def take_apart(chunks: Iterator[bytes], store: Store, *, keep_going: bool) -> tuple[str, str]:
+def take_apart(chunks: Iterator[bytes], store: Store, care: Care) -> tuple[str, str]:
     """Bring an archive that arrives in chunks into the store.
 
     Return the digest of its record, and what is wrong with the archive if it was to keep going.
     """
     damage = ""
-    with store.layer_writer(None) as record, _Taking(store, record, keep_going) as taking:
+    with store.layer_writer(None) as record, _Taking(store, record, care) as taking:
         try:
-            for member, content in members(chunks):
+            for count, (member, content) in enumerate(members(chunks)):
+                if count >= MAX_MEMBERS:
+                    raise CorruptArchive(f"it has more than {MAX_MEMBERS} members")
                 taking.take(member, content)
         except CorruptArchive as error:
-            if not keep_going:
+            if not care.keep_going:
                 raise
             damage = str(error)
         taking.finish()
@@ -111,10 +113,10 @@ def take_apart(chunks: Iterator[bytes], store: Store, *, keep_going: bool) -> tu
 class _Taking:
     """One archive being taken apart."""
 
-    def __init__(self, store: Store, record: HashedFile, keep_going: bool) -> None:
+    def __init__(self, store: Store, record: HashedFile, care: Care) -> None:
         self._store = store
         self._record = record
-        self._keep_going = keep_going
+        self._care = care
         self._small: dict[str, tuple[int, int]] = {}
         self._large: dict[str, tuple[HashedFile, str]] = {}
         self._links: dict[str, str] = {}
@@ -157,10 +159,14 @@ class _Taking:
                 self._record.write(piece)
             self._small[name] = (start, self._record.size - start)
             return
-        pieces = _rest(head, read)
+        limit = self._care.max_layer_bytes
         if kind is not None:
-            pieces = compression.plain(_chained(head, read), kind, room(self._store))
-        self._write(name, pieces)
+            bound = min(room(self._store), limit)
+            self._write(name, compression.plain(_chained(head, read), kind, bound))
+        elif size > limit:
+            raise too_large(shown(name), compression.TooLargeError(limit), self._care)
+        else:
+            self._write(name, _rest(head, read))
 
     def _write(self, name: str, pieces: Iterator[bytes]) -> None:
         """Write a file into the store; how it ends is left to the other thread."""
@@ -171,9 +177,9 @@ class _Taking:
                 for piece in pieces:
                     file.write(piece)
             except compression.TooLargeError as error:
-                raise HostError(f"{shown(name)} does not fit into the cache: {error}") from error
+                raise too_large(shown(name), error, self._care) from error
             except CorruptArchive as error:
-                if not self._keep_going:
+                if not self._care.keep_going:
                     raise CorruptArchive(f"{shown(name)}: {error}") from error
                 damage = str(error)
             self._large[name] = (file, damage)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from imagefs.compression import Compression, TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import host_errors
 from imagefs.formats.members import shown
-from imagefs.formats.values import Packed, PackedImage, PackedLayer
+from imagefs.formats.values import Care, Packed, PackedImage, PackedLayer
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
 from imagefs.progress import Progress
@@ -27,14 +27,6 @@ from imagefs.store import Store
 
 _CHUNK = 1 << 20
 _EMPTY_TAR = bytes(1024)
-
-
-@dataclass(frozen=True, slots=True)
-class Care:
-    """How careful to be: `verify` checks also what is read in place."""
-
-    keep_going: bool = False
-    verify: bool = False
 
 
 def image_of(
@@ -126,6 +118,13 @@ def room(store: Store) -> int:
     with host_errors(store.root):
         disk = os.statvfs(store.root)
     return disk.f_bavail * disk.f_frsize * 19 // 20
+
+
+def too_large(what: str, error: TooLargeError, care: Care) -> HostError:
+    """Return the error for a stream that was stopped, by the user's limit or for lack of room."""
+    if error.max_bytes == care.max_layer_bytes:
+        return HostError(f"{what}: {error}; --max-layer-bytes sets this limit")
+    return HostError(f"{what} does not fit into the cache: {error}")
 
 
 class _Maker:
@@ -224,11 +223,12 @@ class _Maker:
         with self._store.workspace() as work, host_errors(self._store.root):
             with open_blob(blob) as fd, HashedFile(work / "layer") as file:
                 read = reader(fd, blob, lambda data: self.progress.advance(len(data)))
+                bound = min(room(self._store), self.care.max_layer_bytes)
                 try:
-                    for piece in compression.plain(read, kind, room(self._store)):
+                    for piece in compression.plain(read, kind, bound):
                         file.write(piece)
                 except TooLargeError as error:
-                    raise HostError(f"{where} does not fit into the cache: {error}") from error
+                    raise too_large(where, error, self.care) from error
                 except CorruptArchive as error:
                     damage = damage or str(error)
                     self._tolerate(where, f"is damaged: {damage}")

@@ -17,8 +17,8 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.formats import detect
 from imagefs.formats.members import TarFiles
 from imagefs.formats.parts import Parts, take_apart
-from imagefs.formats.plain import room
-from imagefs.formats.values import Packed, Piece
+from imagefs.formats.plain import room, too_large
+from imagefs.formats.values import Care, Packed, Piece
 from imagefs.progress import Progress
 from imagefs.store import Store
 
@@ -27,9 +27,7 @@ _HEAD = 32 << 10
 """Bytes in which the first name of a tar is looked for."""
 
 
-def compressed(
-    fd: int, path: Path, store: Store, progress: Progress, *, keep_going: bool
-) -> Packed:
+def compressed(fd: int, path: Path, store: Store, progress: Progress, care: Care) -> Packed:
     """Return what a compressed file holds; the second time, the file itself is not read."""
     status = os.fstat(fd)
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -38,16 +36,16 @@ def compressed(
         spooled = _recall(key, str(path), store)
         if spooled is None:
             progress.phase("decompressing", status.st_size)
-            spooled = _take(fd, str(path), store, progress, keep_going=keep_going)
+            spooled = _take(fd, str(path), store, progress, care)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
         return spooled.packed(store)
 
 
-def stream(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> Packed:
+def stream(fd: int, place: str, store: Store, progress: Progress, care: Care) -> Packed:
     """Return what arrives by a pipe, once all of it has arrived."""
     progress.phase(f"reading {place}")
-    spooled = _take(fd, place, store, progress, keep_going=keep_going)
+    spooled = _take(fd, place, store, progress, care)
     return spooled.packed(store)
 
 
@@ -88,7 +86,7 @@ def _key(key: str, *, apart: bool) -> str:
     return f"{'parts' if apart else 'whole'} {key}"
 
 
-def _take(fd: int, place: str, store: Store, progress: Progress, *, keep_going: bool) -> _Spooled:
+def _take(fd: int, place: str, store: Store, progress: Progress, care: Care) -> _Spooled:
     """Bring a stream into the store."""
     try:
         chunks = _plain(fd, store, progress)
@@ -98,25 +96,29 @@ def _take(fd: int, place: str, store: Store, progress: Progress, *, keep_going: 
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = take_apart(chain([head], chunks), store, keep_going=keep_going)
+            digest, damage = take_apart(chain([head], chunks), store, care)
             return _Spooled(place, digest, True, damage)
-        digest, damage = _take_whole(chain([head], chunks), store, keep_going=keep_going)
+        digest, damage = _take_whole(chain([head], chunks), store, care)
         return _Spooled(place, digest, False, damage)
     except TooLargeError as error:
-        raise HostError(f"{place} does not fit into the cache: {error}") from error
+        raise too_large(place, error, care) from error
     except CorruptArchive as error:
         raise CorruptArchive(f"{place}: {error}") from error
 
 
-def _take_whole(chunks: Iterator[bytes], store: Store, *, keep_going: bool) -> tuple[str, str]:
+def _take_whole(chunks: Iterator[bytes], store: Store, care: Care) -> tuple[str, str]:
     """Bring a tar into the store as it is; return its digest, and what is wrong with it."""
     damage = ""
     with store.layer_writer(None) as file:
         try:
             for chunk in chunks:
                 file.write(chunk)
+                if file.size > care.max_layer_bytes:
+                    raise TooLargeError(care.max_layer_bytes)
+        except TooLargeError:
+            raise
         except CorruptArchive as error:
-            if not keep_going:
+            if not care.keep_going:
                 raise
             damage = str(error)
     return file.digest, damage

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 
 from imagefs.image import Blob
 
+MAX_LAYER_BYTES = 64 * 1000**3
+"""What one layer may decompress to unless the user says otherwise."""
 _MAX_NAME = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """How careful to be: with damage, with what is read in place, and with what is too large."""
+
+    keep_going: bool = False
+    verify: bool = False
+    max_layer_bytes: int = MAX_LAYER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
