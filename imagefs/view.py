@@ -6,6 +6,8 @@ May be used by many threads.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 from imagefs import merge, nodeid, rows
 from imagefs.fold import clean
@@ -15,6 +17,13 @@ from imagefs.rows import Row
 
 _REMEMBERED = 16_384
 """Directories whose stacks are kept, and files whose names were counted; some 5 MB of each."""
+
+
+class _Foreign(NamedTuple):
+    """Hard links into lower layers: the inode of each, and the links to each such inode."""
+
+    targets: dict[Place, Place]
+    reached: dict[Place, list[Place]]
 
 
 class View:
@@ -41,10 +50,6 @@ class View:
         self._root: Stack = merge.root(indexes, layers) if merged else ((layers[0], 0),)
         self._stacks: dict[Place, Stack] = {}
         self._counts: dict[Place, int] = {}
-        self._targets: dict[Place, Place] = {}
-        self._reached: dict[Place, list[Place]] = {}
-        if merged:
-            self._bind_foreign()
 
     @property
     def root_node(self) -> int:
@@ -54,23 +59,30 @@ class View:
     @property
     def has_reached(self) -> bool:
         """Whether any hard link of the view leads into a lower layer."""
-        return bool(self._reached)
+        return bool(self._foreign.reached)
 
-    def _bind_foreign(self) -> None:
-        """Resolve the hard links to lower layers' files, bottom layer first."""
-        for below, layer in enumerate(reversed(self.layers)):
+    @cached_property
+    def _foreign(self) -> "_Foreign":
+        """The hard links to lower layers' files, resolved bottom layer first.
+
+        Not before somebody looks: an image has a view a layer, most of which nobody enters.
+        """
+        found = _Foreign({}, {})
+        indexes = self._indexes
+        for below, layer in enumerate(reversed(self.layers if self.merged else ())):
             lower = self.layers[len(self.layers) - below :]
-            for link in self._indexes[layer].foreign():
-                path = clean(self._indexes[layer].target(link.row))
-                stack = merge.walk(self._indexes, merge.root(self._indexes, lower), path)
+            for link in indexes[layer].foreign():
+                path = clean(indexes[layer].target(link.row))
+                stack = merge.walk(indexes, merge.root(indexes, lower), path)
                 if not stack:
                     continue
-                target = self._targets.get(stack[0], stack[0])
-                row = self._indexes[target[0]].row(target[1])
+                target = found.targets.get(stack[0], stack[0])
+                row = indexes[target[0]].row(target[1])
                 if row.mode >> 12 != 4 and not row.flags & rows.FOREIGN:
                     target = (target[0], row.inode)
-                    self._targets[layer, link.number] = target
-                    self._reached.setdefault(target, []).append((layer, link.number))
+                    found.targets[layer, link.number] = target
+                    found.reached.setdefault(target, []).append((layer, link.number))
+        return found
 
     def stack(self, layer: int, number: int) -> Stack:
         """Return the stack of the directory that has the path of a layer's directory."""
@@ -168,13 +180,14 @@ class View:
         """
         layer, number = place
         row = self._indexes[layer].row(number)
-        if row.flags & rows.FOREIGN and place in self._targets:
-            layer, number = target = self._targets[place]
+        foreign = self._foreign
+        if row.flags & rows.FOREIGN and place in foreign.targets:
+            layer, number = target = foreign.targets[place]
             row = self._indexes[layer].row(number)
         else:
             number = row.inode
             target = (layer, number)
-        if not self.merged or (row.nlink == 1 and target not in self._reached):
+        if not self.merged or (row.nlink == 1 and target not in foreign.reached):
             return 0, target
         count = self._counts.get(target)
         if count is None:
@@ -187,7 +200,7 @@ class View:
     def _count(self, inode: Place) -> int:
         layer, number = inode
         names = [(layer, row) for row in self._indexes[layer].same_inode(number)]
-        return sum(map(self._is_visible, names + self._reached.get(inode, [])))
+        return sum(map(self._is_visible, names + self._foreign.reached.get(inode, [])))
 
     def _is_visible(self, place: Place) -> bool:
         layer, number = place
