@@ -6,6 +6,7 @@ say nothing here. Knows nothing of layers or archives. Any thread may call it; t
 work without the interpreter lock.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -25,7 +26,15 @@ _GZIP_HEADER = 128 << 10
 """isal takes a gzip header for something else if it comes in two parts and has a checksum, or
 more than one optional field. This is more than a header can have, but for absurd names."""
 _XZ_MEMORY = 1 << 30
-_ZSTD_WINDOW_LOG = 31
+_ZSTD_WINDOW_LOG = 27
+"""What `zstd -d` allows by itself: a decompressor takes this much memory, 128 MiB."""
+_EMPTY_ZSTD_FRAMES = re.compile(
+    rb"(?:\x28\xb5\x2f\xfd(?:\x20\0|\0.)\x01\0\0|\x28\xb5\x2f\xfd(?:\x24\0|\x04.)\x01\0\0.{4}"
+    rb"|[\x50-\x5f]\x2a\x4d\x18\0{4})+",
+    re.DOTALL,
+)
+"""Frames without content, with and without a checksum. A decompressor for each would cost minutes
+where some megabytes hold nothing else; RFC 8878 section 3.1.1."""
 _SKIPPABLE = b"\x2a\x4d\x18"
 
 
@@ -87,7 +96,7 @@ def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
             try:
                 piece = current.decompress(data, _OUTPUT)
             except failure as error:
-                raise CorruptArchive(f"its {kind.value} stream is damaged: {error}") from error
+                raise _damaged(kind, error) from error
             data = b""
             produced += len(piece)
             if produced > max_bytes:
@@ -133,6 +142,15 @@ def _decompressor(kind: Compression) -> tuple[Callable[[], _Decompressor], type[
     return bz2.BZ2Decompressor, OSError
 
 
+def _damaged(kind: Compression, error: Exception) -> CorruptArchive:
+    if kind is Compression.ZSTD and "too much memory" in str(error):
+        return CorruptArchive(
+            f"its zstd stream needs a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB;"
+            " pack it with --long=27 or less"
+        )
+    return CorruptArchive(f"its {kind.value} stream is damaged: {error}")
+
+
 def _zstd() -> Any:
     if sys.version_info >= (3, 14):
         from compression import zstd  # noqa: PLC0415
@@ -157,6 +175,8 @@ def _behind_stream(data: bytes, read: Read, kind: Compression) -> bytes:
     """Return the beginning of the next stream, or nothing at the end; zeros are padding."""
     while True:
         data = data.lstrip(b"\0")
+        if kind is Compression.ZSTD and (empty := _EMPTY_ZSTD_FRAMES.match(data)):
+            data = data[empty.end() :]
         if len(data) < MAGIC_BYTES:
             more = read(_INPUT)
             data += more

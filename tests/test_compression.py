@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable
 
@@ -73,6 +74,35 @@ def test_skippable_frames_hold_nothing() -> None:
     """zstd:chunked keeps its table of contents in skippable frames, which are no content."""
     packed = SKIPPABLE + zstd(b"a") + SKIPPABLE + zstd(b"b") + SKIPPABLE
     assert unpacked(packed, Compression.ZSTD) == b"ab"
+
+
+EMPTY_FRAMES = [
+    bytes.fromhex("28b52ffd 2000 010000"),
+    bytes.fromhex("28b52ffd 0000 010000"),
+    bytes.fromhex("28b52ffd 2400 010000 99e9d851"),
+    bytes.fromhex("502a4d18 00000000"),
+]
+
+
+@pytest.mark.parametrize("frame", EMPTY_FRAMES)
+def test_empty_zstd_frames_cost_nothing(frame: bytes) -> None:
+    """A megabyte of frames that hold nothing is passed over in one go, wherever it is cut."""
+    packed = zstd(b"a") + frame * (1_000_000 // len(frame)) + zstd(b"b")
+    started = time.process_time()
+    assert unpacked(packed, Compression.ZSTD) == b"ab"
+    assert time.process_time() - started < 1
+
+
+def test_zstd_windows_are_bounded() -> None:
+    """A frame may not have us take gigabytes of memory; what zstd -d takes by itself is taken."""
+    block = bytes.fromhex("010000")
+    for window_log, taken in ((27, True), (28, False), (31, False)):
+        frame = bytes.fromhex("28b52ffd00") + bytes([(window_log - 10) << 3]) + block
+        if taken:
+            assert unpacked(frame, Compression.ZSTD) == b""
+        else:
+            with pytest.raises(CorruptArchive, match="window of more than 128 MiB"):
+                unpacked(frame, Compression.ZSTD)
 
 
 @KINDS
