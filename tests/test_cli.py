@@ -237,8 +237,8 @@ BAD_ARCHIVES = {
     "cut in a layer": ARCHIVE[: len(ARCHIVE) // 2],
     "a wrong checksum": ARCHIVE.replace(b"0000755", b"0000711", 1),
     "a layer that is not there": without_a_layer(ARCHIVE),
-    "a manifest of the wrong shape": layer({"manifest.json": '{"Config": 1}'}),
-    "a manifest that is no JSON": layer({"manifest.json": "[{"}),
+    "a manifest of the wrong shape": layer({"oci-layout": "{}", "manifest.json": '{"Config": 1}'}),
+    "a manifest that is no JSON": layer({"oci-layout": "{}", "manifest.json": "[{"}),
 }
 
 
