@@ -21,6 +21,9 @@ _BATCH = 1 << 20
 _AHEAD = 16
 """Batches that may wait for the other thread: this much memory, in units of _BATCH."""
 
+_FEW = 64
+"""Chunks of a batch that are written as they are: writev(2) takes no more than 1024."""
+
 _Batch = list[bytes | memoryview]
 
 
@@ -91,11 +94,18 @@ class HashedFile:
                     self._failure = error
 
     def _put(self, batch: _Batch) -> None:
-        content = b"".join(batch)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
-        self._sha256.update(content)
+        if len(batch) > _FEW:
+            # Joined, many small chunks cost one call of each kind.
+            batch = [b"".join(batch)]
+        waiting = list(batch)
+        while waiting:
+            written = os.writev(self._fd, waiting)
+            while waiting and written >= len(waiting[0]):
+                written -= len(waiting.pop(0))
+            if written:
+                waiting[0] = memoryview(waiting[0])[written:]
+        for chunk in batch:
+            self._sha256.update(chunk)
 
     def _join(self) -> None:
         if self._thread is not None:
