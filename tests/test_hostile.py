@@ -7,7 +7,6 @@ takes little time and memory either way; and no name leads out of the tree.
 import errno
 import os
 import resource
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.image import Blob, Image, Layer
 from imagefs.vfs import ImageFs, image_fs
 from tests.headers import END, GNU, content, file, header, long_name, pax, record
+from tests.looking import walk
 from tests.tars import File, Hard, Sym, layer, read, resolve, shown
 
 GIB = 1 << 30
@@ -436,41 +436,6 @@ def mounted(image: Image, folder: Path) -> ImageFs:
     for one in image.layers:
         index.build(one, folder)
     return image_fs(image, folder)
-
-
-def walk(fs: FileSystem) -> None:
-    """Look at all there is: names, attributes, targets, the ends of files, attributes by name."""
-    queue = [ROOT_ID]
-    for directory in queue:
-        entries = fs.listdir(directory)
-        assert len({entry.name for entry in entries}) == len(entries)
-        for name, attr in entries:
-            assert name not in (b"", b".", b".."), name
-            assert b"/" not in name
-            assert b"\0" not in name
-            assert len(name) <= 255
-            kind = stat.S_IFMT(attr.mode)
-            if kind == stat.S_IFDIR:
-                queue.append(attr.ino)
-            elif kind == stat.S_IFLNK:
-                assert len(fs.readlink(attr.ino)) == attr.size <= 4096
-            elif kind == stat.S_IFREG:
-                look_into(fs, attr.ino, attr.size)
-            for xattr in fs.listxattr(attr.ino)[:20]:
-                assert fs.getxattr(attr.ino, xattr) is not None
-        some = entries[:: len(entries) // 50 + 1]
-        assert [fs.lookup(directory, name) for name, _ in some] == [attr for _, attr in some]
-
-
-def look_into(fs: FileSystem, node: int, size: int) -> None:
-    """Read a file's beginning and its end; only a hard link to nothing has none."""
-    for offset in {0, max(0, size - 4096), size}:
-        try:
-            assert len(fs.read(node, offset, 4096)) == min(4096, size - offset)
-        except OSError as error:
-            assert error.errno == errno.EIO  # noqa: PT017
-    if size:
-        assert 0 <= fs.seek(node, 0, os.SEEK_HOLE) <= size
 
 
 def test_no_name_leaves_the_tree(tmp_path: Path) -> None:

@@ -1,0 +1,453 @@
+"""The targets: what is fed, what must hold, and from which inputs to set out."""
+
+import atexit
+import functools
+import json
+import logging
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from imagefs import compression, exportstream, index, pax, reference, rows, tarfmt
+from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
+from imagefs.fuse.session import Session
+from imagefs.image import Blob, Image, Layer
+from imagefs.store import Store
+from imagefs.tarscan import Member, scan
+from imagefs.vfs import ImageFs, image_fs
+from tests import samples
+from tests.headers import END, GNU, content, file, header, long_name, record
+from tests.headers import pax as extended
+from tests.looking import walk
+from tests.opening import opened
+from tests.tars import Dir, File, Hard, Sym, layer
+
+_KINDS = frozenset(b"\x001234567xgXLKSDVMN")
+_MEMBERS = 5000
+_SMALL = samples.SampleImage((samples.TOP,))
+
+
+class Target(NamedTuple):
+    """A function that raises where its promise is broken, and inputs to set out from."""
+
+    check: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+@functools.cache
+def folder() -> Path:
+    """A directory for what targets write; in memory where there is such."""
+    room = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    path = Path(tempfile.mkdtemp(prefix="imagefs-fuzz-", dir=room))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def repaired(data: bytes) -> bytes:
+    """Return the bytes with the checksum put right of each block that looks like a header."""
+    tar = bytearray(data)
+    for at in range(0, len(tar) - tarfmt.BLOCK + 1, tarfmt.BLOCK):
+        block = tar[at : at + tarfmt.BLOCK]
+        if block[156] in _KINDS and block[:1] != b"\0":
+            block[148:156] = b" " * 8
+            tar[at + 148 : at + 156] = b"%06o\0 " % sum(block)
+    return bytes(tar)
+
+
+def clear(error: ImagefsError) -> None:
+    """Check that an error is one line, and says something."""
+    assert str(error)
+    assert "\n" not in str(error)
+
+
+# Tars
+
+
+def check_tar(data: bytes) -> None:
+    """A tar is members in order that lie within it and that Linux could hold, or CorruptArchive."""
+    for tar in (data, repaired(data)):
+        try:
+            for member in islice(members_of(tar), _MEMBERS):
+                check_member(member, len(tar))
+        except CorruptArchive as error:
+            clear(error)
+
+
+def members_of(tar: bytes) -> Iterator[Member]:
+    return scan(lambda length, offset: tar[offset : offset + length], 0, len(tar))
+
+
+def check_member(member: Member, end: int) -> None:
+    for name in (member.name, member.linkname):
+        assert len(name) <= tarfmt.PATH_MAX
+        assert b"\0" not in name
+    assert member.typeflag in b"0123456"
+    assert 0 <= member.mode <= 0o7777
+    assert 0 <= member.uid < 1 << 32
+    assert 0 <= member.gid < 1 << 32
+    assert 0 <= member.rdev < 1 << 32
+    assert -(1 << 63) <= member.mtime < 1 << 63
+    assert 0 <= member.mtimensec < 10**9
+    assert 0 <= member.size < 1 << 63
+    assert 0 < member.offset <= member.offset + member.stored <= end
+    if member.sparse is None:
+        assert member.size == member.stored
+    reached = total = 0
+    for offset, length in member.sparse or ():
+        assert reached <= offset
+        assert length > 0
+        reached, total = offset + length, total + length
+    assert reached <= max(member.size, total)
+    assert total <= member.stored
+    assert all(0 < len(name) <= 255 for name, _ in member.xattrs)
+
+
+def tar_seeds() -> list[bytes]:
+    sparse = [(b"GNU.sparse.size", b"900"), (b"GNU.sparse.map", b"100,3,500,4")]
+    version_1 = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"900")]
+    pairs = (b"%011o\0%011o\0" % (100, 7)).ljust(96, b"\0")
+    tail = bytes(41) + pairs + b"\0" + b"%011o\0" % 4096
+    return [
+        layer({"d/": Dir(0o700), "d/f": "content", "l": Sym("d/f"), "h": Hard("d/f")}),
+        layer({"d/.wh.f": "", "d/.wh..wh..opq": "", "l/f": File("x", xattrs={"user.k": b"v"})}),
+        long_name(b"n" * 150) + long_name(b"t" * 150, b"K") + header(b"n", b"2", magic=GNU) + END,
+        extended([(b"path", b"p/q"), (b"mtime", b"-1.5"), (b"size", b"3")])
+        + file(b"f", b"x")
+        + END,
+        extended([(b"uid", b"1"), (b"comment", b"c")], b"g") + file(b"f") + END,
+        extended(sparse) + file(b"f", b"x" * 7) + END,
+        extended(version_1) + file(b"f", b"1\n100\n3\n".ljust(512, b"\0") + b"abc") + END,
+        header(b"f", b"S", size=7, magic=GNU, tail=tail) + content(b"x" * 7) + END,
+        header(b"c", b"3", device=(1, 3)) + header(b"d", b"5", mtime=-1, uid=1 << 21) + END,
+    ]
+
+
+def check_layer(data: bytes) -> None:
+    """A layer on top of another is shown whole, in every view, or refused as CorruptArchive."""
+    tar = repaired(data)
+    path = folder() / "layer.tar"
+    path.write_bytes(tar)
+    upper = Layer("sha256:upper", Blob(path, 0, len(tar)))
+    try:
+        index.build(upper, folder())
+    except CorruptArchive as error:
+        clear(error)
+        return
+    fs = image_fs(Image("sha256:0", (), b"", b"", (lower_layer(), upper)), folder())
+    try:
+        walk(fs)
+    finally:
+        index.path_of(folder(), index.key_of(upper)).unlink()
+
+
+@functools.cache
+def lower_layer() -> Layer:
+    path = folder() / "lower.tar"
+    path.write_bytes(layer({"d/f": "lower", "d/g": "", "l/f": "", "p/q": "", "f": Sym("d")}))
+    lower = Layer("sha256:lower", Blob(path, 0, path.stat().st_size))
+    index.build(lower, folder())
+    return lower
+
+
+def check_pax(data: bytes) -> None:
+    """Extended headers give values that Linux could hold, ValueError or CorruptArchive."""
+    overrides = pax.Overrides()
+    kinds = sorted(pax.EXTENSIONS)
+    try:
+        while data:
+            kind, length, data = kinds[data[0] % len(kinds)], data[1:2], data[2:]
+            size = length[0] * 4 if length else 0
+            overrides.add(kind, data[:size], 512)
+            data = data[size:]
+        assert len(overrides.name(b"x")) <= tarfmt.PATH_MAX
+        assert len(overrides.linkname(b"x")) <= tarfmt.PATH_MAX
+        seconds, nanoseconds = overrides.time("mtime", 0)
+        assert -(1 << 63) <= seconds < 1 << 63
+        assert 0 <= nanoseconds < 10**9
+        assert all(len(name) <= 255 for name, _ in overrides.xattrs())
+        assert 0 <= overrides.number("size", 0) < 1 << 63
+        sparse = overrides.sparse()
+        if sparse and sparse.pairs is not None:
+            assert all(offset + size <= sparse.size for offset, size in sparse.checked(99, 0))
+    except (CorruptArchive, ValueError):
+        pass
+
+
+def pax_seeds() -> list[bytes]:
+    texts = [
+        record(b"path", b"p") + record(b"mtime", b"-1.5") + record(b"size", b"12"),
+        record(b"SCHILY.xattr.user.k", b"v\0w") + record(b"LIBARCHIVE.xattr.user.a%3D", b"dg=="),
+        record(b"GNU.sparse.size", b"9") + record(b"GNU.sparse.map", b"1,2,5,1"),
+        record(b"GNU.sparse.size", b"9")
+        + record(b"GNU.sparse.offset", b"1")
+        + record(b"GNU.sparse.numbytes", b"2"),
+        record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.realsize", b"12"),
+        b"name\0",
+    ]
+    padded = [text + bytes(-len(text) % 4) for text in texts]
+    return [bytes([kind, len(text) // 4]) + text for kind in range(5) for text in padded]
+
+
+# Index files
+
+
+@functools.cache
+def indexed() -> tuple[Layer, bytes, tuple[object, ...]]:
+    """A layer, its index, and all that the index says."""
+    path = folder() / "indexed.tar"
+    path.write_bytes(layer({"d/f": "x", "d/g": Hard("d/f"), "l": Sym("d"), "m": Hard("n")}))
+    one = Layer("sha256:indexed", Blob(path, 0, path.stat().st_size))
+    index.build(one, folder())
+    right = index.path_of(folder(), index.key_of(one)).read_bytes()
+    return one, right, said(index.open_index(one, folder()))
+
+
+def said(opened_index: index.Index) -> tuple[object, ...]:
+    """Return all that an index says."""
+    found: list[object] = []
+    queue = [opened_index.row(0)]
+    for directory in queue:
+        for child in opened_index.children(directory):
+            found.append((child, opened_index.target(child.row), opened_index.xattrs(child.row)))
+            if child.row.mode >> 12 == 4:
+                queue.append(child.row)
+    found += [list(opened_index.foreign()), opened_index.notes(), opened_index.same_inode(3)]
+    return (*found, opened_index.count, opened_index.content_bytes, opened_index.whiteouts)
+
+
+def check_index(data: bytes) -> None:
+    """Whatever an index file holds, what is read is right, or an error if nothing can renew it."""
+    one, right, says = indexed()
+    path = folder() / "fuzzed.idx"
+    path.write_bytes(data)
+
+    def renew() -> None:
+        path.write_bytes(right)
+
+    def fail() -> None:
+        raise HostError("no")
+
+    assert said(index.Index(path, index.key_of(one), renew)) == says
+    path.write_bytes(data)
+    try:
+        assert said(index.Index(path, index.key_of(one), fail)) == says
+    except (HostError, OSError):
+        assert data != right
+
+
+def index_seeds() -> list[bytes]:
+    right = indexed()[1]
+    return [right, right[: rows.HEADER_BYTES], right[:-4]]
+
+
+# Archives
+
+
+@functools.cache
+def store() -> Store:
+    return Store(folder() / "store")
+
+
+def check_archive(data: bytes) -> None:
+    """Whatever a file holds, it is an image whose layers can be walked, or one clear error."""
+    look_at(repaired(data))
+
+
+def look_at(data: bytes) -> None:
+    path = folder() / "archive"
+    path.write_bytes(data)
+    try:
+        image = opened(path, store())
+        for one in image.layers:
+            index.build(one, store().index_dir)
+        walk(image_fs(image, store().index_dir))
+    except ImagefsError as error:
+        clear(error)
+
+
+def archive_seeds() -> list[bytes]:
+    layouts = (
+        samples.docker_20(_SMALL),
+        samples.docker_1_9(_SMALL),
+        samples.docker_25(_SMALL),
+        samples.podman(_SMALL),
+        samples.oci_layout(_SMALL),
+    )
+    return [*map(samples.tar_of, layouts), samples.TOP, samples.gz(samples.TOP)]
+
+
+DOCUMENTS = ("manifest.json", "config", "repositories", "index.json", "manifest")
+
+
+def check_document(data: bytes) -> None:
+    """Whatever a manifest, configuration or index says, it is an image or one clear error."""
+    which = DOCUMENTS[data[0] % len(DOCUMENTS)] if data else DOCUMENTS[0]
+    look_at(samples.tar_of(with_document(which, data[1:])))
+
+
+def with_document(which: str, said: bytes) -> samples.Layout:
+    """Return an archive of which one document is replaced."""
+    if which == "index.json":
+        return {**samples.oci_layout(_SMALL), "index.json": said}
+    if which == "manifest":
+        described = {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": samples.digest(said),
+            "size": len(said),
+        }
+        return {
+            **samples.oci_layout(_SMALL),
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": [described]}).encode(),
+            f"blobs/sha256/{samples.hexdigest(said)}": said,
+        }
+    if which == "repositories":
+        return {**samples.docker_1_9(_SMALL), "repositories": said}
+    layout = dict(samples.docker_20(_SMALL))
+    if which == "manifest.json":
+        return {**layout, "manifest.json": said}
+    old = f"{samples.hexdigest(_SMALL.config)}.json"
+    manifest = layout["manifest.json"]
+    assert isinstance(manifest, bytes)
+    new = f"{samples.hexdigest(said)}.json"
+    renamed = manifest.replace(old.encode(), new.encode())
+    return {**layout, new: said, "manifest.json": renamed}
+
+
+def document_seeds() -> list[bytes]:
+    docker, old = samples.docker_20(_SMALL), samples.docker_1_9(_SMALL)
+    documents = (
+        docker["manifest.json"],
+        _SMALL.config,
+        old["repositories"],
+        samples.oci_layout(_SMALL)["index.json"],
+        samples.oci_manifest(_SMALL),
+    )
+    return [
+        bytes([number]) + said for number, said in enumerate(documents) if isinstance(said, bytes)
+    ]
+
+
+def check_compressed(data: bytes) -> None:
+    """Whatever claims to be compressed gives no more bytes than allowed, or CorruptArchive."""
+    kind = compression.recognise(data[:512])
+    if kind is None:
+        return
+    at = 0
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        part = data[at : at + size]
+        at += len(part)
+        return part
+
+    total = 0
+    try:
+        for part in compression.plain(read, kind, 1 << 20):
+            total += len(part)
+            assert total <= 1 << 20
+    except CorruptArchive as error:
+        clear(error)
+
+
+def compressed_seeds() -> list[bytes]:
+    return [samples.gz(samples.TOP), samples.zstd(samples.TOP), samples.gz(b"") * 3]
+
+
+# What is typed, sent and asked
+
+
+def check_reference(data: bytes) -> None:
+    """Whatever a user types is a reference or a UsageError that repeats it in one line."""
+    try:
+        reference.parse(data.decode("utf-8", "surrogateescape").replace("\0", ""))
+    except UsageError as error:
+        clear(error)
+
+
+def reference_seeds() -> list[bytes]:
+    return [
+        b"app:v1",
+        b"docker-archive:a.tar:app:v1",
+        b"oci:dir:tag",
+        b"engine:reg.example:5000/a/b@sha256:" + b"0" * 64,
+        b"./x",
+        b"-",
+        b"0123456789ab",
+    ]
+
+
+def check_export(data: bytes) -> None:
+    """Whatever an engine sends is members with their contents, or an EngineError."""
+    step = 1 + (data[0] if data else 0) * 7
+    stream = repaired(data[1:])
+    parts = (stream[at : at + step] for at in range(0, len(stream), step))
+    try:
+        for member, stored in islice(exportstream.members(parts), _MEMBERS):
+            assert sum(map(len, stored)) <= len(stream)
+            assert member.size >= 0
+    except EngineError as error:
+        clear(error)
+
+
+def export_seeds() -> list[bytes]:
+    tar = samples.tar_of(samples.docker_20(_SMALL))
+    return [b"\x20" + tar, b"\xff" + tar[:3000] + b'{"message":"broken"}', *tar_seeds()]
+
+
+@functools.cache
+def shown_image() -> ImageFs:
+    return image_fs(Image("sha256:0", ("a",), b"{}", b"[]", (lower_layer(),)), folder())
+
+
+def check_request(data: bytes) -> None:
+    """Whatever the kernel sends gets a reply of proper form or none, and never ends the session."""
+    logging.disable(logging.CRITICAL)
+    session = Session(shown_image())
+    for one in (data, struct.pack("<I", len(data)) + data[4:]):
+        reply = b"".join(session.handle(one))
+        if reply:
+            length, error, unique = struct.unpack_from("<IiQ", reply)
+            assert length == len(reply)
+            assert -512 < error <= 0
+            assert unique == struct.unpack_from("<Q", one, 8)[0]
+
+
+def request_seeds() -> list[bytes]:
+    bodies = {
+        1: b"rootfs\0",
+        3: bytes(16),
+        5: b"",
+        15: bytes(8) + struct.pack("<QIIQII", 0, 4096, 0, 0, 0, 0),
+        17: b"",
+        22: struct.pack("<II", 255, 0) + b"user.imagefs.layer\0",
+        23: struct.pack("<II", 255, 0),
+        26: struct.pack("<IIIIII", 7, 40, 1 << 17, 0xFFFFFFFF, 0, 0) + bytes(40),
+        28: bytes(8) + struct.pack("<QIIQII", 0, 4096, 0, 0, 0, 0),
+        34: bytes(8),
+        36: bytes(8),
+        44: bytes(8) + struct.pack("<QIIQII", 0, 4096, 0, 0, 0, 0),
+        46: bytes(24),
+    }
+    return [
+        struct.pack("<IIQQIIII", 40 + len(body), opcode, 7, node, 0, 0, 0, 0) + body
+        for opcode, body in bodies.items()
+        for node in (1, 2, 1 << 44 | 1 << 28, 1 << 28 | 3)
+    ]
+
+
+TARGETS = {
+    "tar": Target(check_tar, tar_seeds),
+    "layer": Target(check_layer, tar_seeds),
+    "pax": Target(check_pax, pax_seeds),
+    "index": Target(check_index, index_seeds),
+    "archive": Target(check_archive, archive_seeds),
+    "document": Target(check_document, document_seeds),
+    "compressed": Target(check_compressed, compressed_seeds),
+    "reference": Target(check_reference, reference_seeds),
+    "export": Target(check_export, export_seeds),
+    "request": Target(check_request, request_seeds),
+}
