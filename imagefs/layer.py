@@ -16,7 +16,8 @@ from itertools import accumulate
 from imagefs import rows
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.image import Layer
-from imagefs.index import Index, blob_of, key_of
+from imagefs.index import blob_of, key_of
+from imagefs.indexfile import Index
 from imagefs.rows import Row
 
 _BLOCK = 4096

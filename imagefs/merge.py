@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from imagefs import rows, tarfmt
-from imagefs.index import Child, Index
+from imagefs.indexfile import Child, Index
 from imagefs.rows import Row
 
 Place: TypeAlias = tuple[int, int]

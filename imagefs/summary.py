@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from imagefs.image import Image
-from imagefs.index import Index
+from imagefs.indexfile import Index
 
 
 class LayerSummary(NamedTuple):

@@ -18,7 +18,7 @@ from imagefs import index, nodeid, rows, summary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
 from imagefs.image import Image
-from imagefs.index import Child, Index
+from imagefs.indexfile import Child, Index
 from imagefs.layer import OpenLayer
 from imagefs.merge import Stack
 from imagefs.rows import Row

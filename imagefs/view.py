@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from imagefs import merge, nodeid, rows
 from imagefs.fold import clean
-from imagefs.index import Child, Index
+from imagefs.indexfile import Child, Index
 from imagefs.merge import Place, Stack
 from imagefs.rows import Row
 

@@ -20,6 +20,7 @@ from imagefs import index, nodeid
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.image import Blob, Image, Layer
+from imagefs.indexfile import Index
 from imagefs.vfs import ImageFs, image_fs
 from tests.headers import END, GNU, content, file, header, long_name, pax, record
 from tests.looking import walk
@@ -552,7 +553,7 @@ def test_an_archive_that_changes_while_it_is_opened_is_refused(
     index.build(image.layers[0], tmp_path)
     real = index.open_index
 
-    def slow(one: Layer, folder: Path) -> index.Index:
+    def slow(one: Layer, folder: Path) -> Index:
         found = real(one, folder)
         path.write_bytes(layer({"f": "foreign"}))
         os.utime(path, (0, 0))

@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"reference", "tar", "store", "progress", "compression"},
     ),
     "formats": ({"formats"}, {"reference", "tar", "store", "progress", "compression"}),
-    "index": ({"rows", "index", "indexbuild", "indexwrite"}, {"tar"}),
+    "index": ({"rows", "index", "indexbuild", "indexfile", "indexwrite"}, {"tar"}),
     "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
     "apart": ({"apart"}, {"store", "engine", "index"}),
     "tree": ({"layer", "merge", "view", "nodeid"}, {"index"}),

@@ -16,6 +16,7 @@ from imagefs import compression, exportstream, index, pax, reference, rows, tarf
 from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
 from imagefs.fuse.session import Session
 from imagefs.image import Blob, Image, Layer
+from imagefs.indexfile import Index
 from imagefs.store import Store
 from imagefs.tarscan import Member, scan
 from imagefs.vfs import ImageFs, image_fs
@@ -206,7 +207,7 @@ def indexed() -> tuple[Layer, bytes, tuple[object, ...]]:
     return one, right, said(index.open_index(one, folder()))
 
 
-def said(opened_index: index.Index) -> tuple[object, ...]:
+def said(opened_index: Index) -> tuple[object, ...]:
     """Return all that an index says."""
     found: list[object] = []
     queue = [opened_index.row(0)]
@@ -231,10 +232,10 @@ def check_index(data: bytes) -> None:
     def fail() -> None:
         raise HostError("no")
 
-    assert said(index.Index(path, index.key_of(one), renew)) == says
+    assert said(Index(path, index.key_of(one), renew)) == says
     path.write_bytes(data)
     try:
-        assert said(index.Index(path, index.key_of(one), fail)) == says
+        assert said(Index(path, index.key_of(one), fail)) == says
     except (HostError, OSError):
         assert data != right
 
