@@ -34,6 +34,8 @@ _BEHIND_WHITEOUTS = b".wh/"
 # Names that are laid out at once, and bytes of rows that are written at once.
 _BATCH = 4096
 _PART = 1 << 20
+# What a row can address, less the names of a batch; `fold.py` bounds all else.
+_MAX_NAMES = (1 << 32) - (1 << 22)
 _IMPLIED = Member(b"", tarfmt.DIRTYPE, 0o755, 0, 0, 0, 0, 0, b"", 0, 0, 0, (), None)
 
 
@@ -78,8 +80,6 @@ class Table:
             checksums.add(part)
             out.write(part)
         out.write(checksums.all())
-        if len(self._names) >> 32 or len(self._extras) >> 34:
-            raise CorruptArchive("the layer's names or attributes take more than 4 GiB")
         # fmt: off
         header = rows.HEADER.pack(
             rows.MAGIC, rows.VERSION, self._key, self._count, len(self._links),
@@ -113,6 +113,8 @@ class Table:
                 batch = order[: -_BATCH - 1 : -1]
                 del order[-_BATCH:]
                 waiting += self._add(part, directory, number, batch, deleted)
+                if len(self._names) > _MAX_NAMES:
+                    raise CorruptArchive("the layer's names take more than 4 GiB")
                 if len(part) >= _PART:
                     yield part
                     part = bytearray()
