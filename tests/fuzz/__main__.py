@@ -1,25 +1,42 @@
 """Run one target, guided by coverage: python -m tests.fuzz TARGET [libFuzzer's arguments]."""
 
+import os
+import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NoReturn
 
 import atheris
 
+with atheris.instrument_imports(include=["imagefs"]):
+    from tests.fuzz.targets import TARGETS, folder
 
-def main(name: str, arguments: Sequence[str]) -> None:
-    """Fuzz until libFuzzer's limits, or until a promise is broken; the input is then kept."""
-    with atheris.instrument_imports(include=["imagefs"]):
-        from tests.fuzz.targets import TARGETS  # noqa: PLC0415
 
+def main(name: str, arguments: Sequence[str]) -> int:
+    """Fuzz until libFuzzer's limits, or until a promise is broken; the input is then kept.
+
+    libFuzzer ends its process without a word to Python, so another one cleans up.
+    """
+    place = folder()
+    child = os.fork()
+    if not child:
+        _fuzz(name, arguments)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        shutil.rmtree(place)
+
+
+def _fuzz(name: str, arguments: Sequence[str]) -> NoReturn:
     target = TARGETS[name]
-    with tempfile.TemporaryDirectory() as corpus:
-        for number, seed in enumerate(target.seeds()):
-            Path(corpus, str(number)).write_bytes(seed)
-        atheris.Setup([sys.argv[0], *arguments, corpus], target.check)
-        atheris.Fuzz()
+    corpus = folder() / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(target.seeds()):
+        (corpus / str(number)).write_bytes(seed)
+    atheris.Setup([sys.argv[0], *arguments, str(corpus)], target.check)
+    atheris.Fuzz()
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
