@@ -39,7 +39,7 @@ def run(plan: Plan) -> None:
     discard(plan.space.root / "agree")
     home = plan.space.directory("agree")
     extracted = plan.extracted()
-    expected = _looks(home / "extracted", extracted.mount(), _pair(plan, extracted))
+    expected = _looks(home / "extracted", extracted.mount(), _pair(extracted))
     results: dict[str, object] = {}
     wrong = []
     for kind in (ImagefsNative, ImagefsLibfuse):
@@ -47,7 +47,7 @@ def run(plan: Plan) -> None:
         one.make_anew()
         root = one.mount()
         try:
-            found = _looks(home / f"said-{kind.driver}", root, _pair(plan, one))
+            found = _looks(home / f"said-{kind.driver}", root, _pair(one))
         finally:
             one.unmount()
         for name, lines, same in _compared(expected, found):
@@ -60,8 +60,8 @@ def run(plan: Plan) -> None:
         raise BenchError(f"{', '.join(wrong)} differ; what each said is in {home}")
 
 
-def _pair(plan: Plan, one: Contestant) -> tuple[Path, Path]:
-    pair = one.snapshots(plan.below)
+def _pair(one: Contestant) -> tuple[Path, Path]:
+    pair = one.snapshots()
     if pair is None:
         raise BenchError(f"{one.name} shows no snapshots")
     return pair
@@ -99,10 +99,12 @@ def _count_reads(plan: Plan, home: Path) -> dict[str, int] | None:
     one = ImagefsNative(plan.archive, home, plan.programs)
     one.mount()
     try:
-        reads = _traced_reads(one, _pair(plan, one))
+        reads = _traced_reads(one, _pair(one))
     finally:
         one.unmount()
-    touched, shared = _extents(plan.archive, plan.below + 1)
+    below = archives.compared_layer(plan.archive)
+    assert below is not None
+    touched, shared = _extents(plan.archive, below + 1)
     of_shared = [read for read in reads if _lies_in(read, shared) and not _lies_in(read, touched)]
     counts = {
         "reads": len(reads),

@@ -152,6 +152,15 @@ def layer_names(archive: Path) -> list[str]:
     return names
 
 
+def compared_layer(archive: Path) -> int | None:
+    """Return the layer whose snapshot is to be compared with the next one's, if there is one.
+
+    In our own image, the next layer replaces files all over the tree.
+    """
+    count = len(layer_names(archive))
+    return min(3, count - 2) if count > 1 else None
+
+
 def _chain(diff_ids: list[str]) -> list[str]:
     ids: list[str] = []
     for one in diff_ids:

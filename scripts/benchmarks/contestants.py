@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import unpack
+from benchmarks import archives, unpack
 from benchmarks.host import call, find_program, processes_of
 from benchmarks.workspace import discard
 
@@ -37,6 +37,9 @@ class Contestant(ABC):
         self.home = home
         self.programs = programs
         self.mountpoint = home / "mnt"
+
+    makes_the_image_usable = True
+    """Whether the time it takes to be ready is worth comparing."""
 
     def missing(self) -> str | None:
         """Return why it cannot take part, or None."""
@@ -82,12 +85,15 @@ class Contestant(ABC):
         """Return the files and directories that its reads end in."""
         return [self.home]
 
-    def backing_of_snapshots(self, _below: int) -> list[Path]:
+    def backing_of_snapshots(self) -> list[Path]:
         """Return what reads of the two snapshots end in."""
         return self.backing()
 
-    def snapshots(self, _below: int) -> tuple[Path, Path] | None:
-        """Return the roots as they stood after a layer and after the next, if it can show them."""
+    def snapshots(self) -> tuple[Path, Path] | None:
+        """Return the roots after the layer to compare and after the next, if it can show them.
+
+        They are there while it is mounted.
+        """
         return None
 
 
@@ -121,13 +127,15 @@ class ImagefsNative(Contestant):
         """See Contestant."""
         return [self.archive]
 
-    def snapshots(self, below: int) -> tuple[Path, Path] | None:
+    def snapshots(self) -> tuple[Path, Path] | None:
         """See Contestant."""
-        # Names only: looking into the mount would warm it.
-        names = [f"{at:02}-" for at in (below, below + 1)]
-        listed = json.loads(self.command("layers", "--json", self.archive))
-        found = [one["directory"] for one in listed if one["directory"].startswith(tuple(names))]
-        return self.mountpoint / "snapshots" / found[0], self.mountpoint / "snapshots" / found[1]
+        below = archives.compared_layer(self.archive)
+        if below is None:
+            return None
+        # Not by looking into the mount, which would warm it.
+        layers = json.loads(self.command("layers", "--json", self.archive))
+        one, other = (layer["directory"] for layer in layers[below : below + 2])
+        return self.mountpoint / "snapshots" / one, self.mountpoint / "snapshots" / other
 
 
 class ImagefsLibfuse(ImagefsNative):
@@ -138,7 +146,11 @@ class ImagefsLibfuse(ImagefsNative):
 
 
 class Extracted(Contestant):
-    """The image unpacked into a directory: the floor, on whatever disk the workspace is."""
+    """The image unpacked into a directory, on whatever disk the workspace is.
+
+    It is never mounted anew: what its files hold stays in the page cache, where nobody else has
+    it after a fresh mount.
+    """
 
     name = "extracted tree"
     needs = ("tar",)
@@ -157,15 +169,19 @@ class Extracted(Contestant):
     def unmount(self) -> None:
         """See Contestant."""
 
-    def snapshots(self, below: int) -> tuple[Path, Path] | None:
+    def snapshots(self) -> tuple[Path, Path] | None:
         """See Contestant."""
-        roots = tuple(self.home / f"snapshot-{at}" for at in (below, below + 1))
-        if not all(root.exists() for root in roots):
+        below = archives.compared_layer(self.archive)
+        if below is None:
+            return None
+        roots = (self.home / "one", self.home / "other")
+        if not roots[1].exists():
             tars = unpack.layers(self.archive, self.home / "layers")
             for at, root in enumerate(roots):
+                discard(root)
                 unpack.merged(tars[: below + 1 + at], root)
             discard(self.home / "layers")
-        return roots[0], roots[1]
+        return roots
 
     def kept(self) -> list[Path]:
         """See Contestant."""
@@ -175,9 +191,9 @@ class Extracted(Contestant):
         """See Contestant."""
         return [self.home / "root"]
 
-    def backing_of_snapshots(self, below: int) -> list[Path]:
+    def backing_of_snapshots(self) -> list[Path]:
         """See Contestant."""
-        return list(self.snapshots(below) or ())
+        return list(self.snapshots() or ())
 
 
 def own_imagefs() -> Path:

@@ -7,9 +7,9 @@ import json
 from abc import abstractmethod
 from pathlib import Path
 
-from benchmarks import unpack
+from benchmarks import archives, unpack
 from benchmarks.contestants import Contestant, Extracted, ImagefsLibfuse, ImagefsNative
-from benchmarks.host import call, find_program
+from benchmarks.host import call, disk_bytes, find_program
 from benchmarks.workspace import discard
 
 
@@ -149,6 +149,53 @@ class Ratarmount(Contestant):
         return [self.home / "layers"]
 
 
+class Ext4(Extracted):
+    """The image unpacked into an ext4 of its own, so that it can be mounted anew like others."""
+
+    name = "ext4, mounted anew"
+    needs = ("tar", "mke2fs")
+    package = "tar e2fsprogs"
+    makes_the_image_usable = False
+    _image = "root.ext4"
+
+    def make(self) -> None:
+        """See Contestant."""
+        tree = Extracted(self.archive, self.home / "tree", self.programs)
+        tree.make()
+        tree.snapshots()
+        size = disk_bytes([tree.home]) * 5 // 4 + (64 << 20)
+        files = ("-d", tree.home, self.home / self._image, f"{size >> 10}k")
+        call(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-i", "8192", *files])
+        tree.clear()
+
+    def mount(self) -> Path:
+        """See Contestant."""
+        call(["mount", "-t", "ext4", "-o", "loop,ro", self.home / self._image, self.mountpoint])
+        return self.mountpoint / "root"
+
+    def unmount(self) -> None:
+        """See Contestant."""
+        call(["umount", self.mountpoint])
+
+    def snapshots(self) -> tuple[Path, Path] | None:
+        """See Contestant."""
+        if archives.compared_layer(self.archive) is None:
+            return None
+        return self.mountpoint / "one", self.mountpoint / "other"
+
+    def kept(self) -> list[Path]:
+        """See Contestant."""
+        return [self.home / self._image]
+
+    def backing(self) -> list[Path]:
+        """See Contestant."""
+        return [self.home / self._image]
+
+    def backing_of_snapshots(self) -> list[Path]:
+        """See Contestant."""
+        return self.backing()
+
+
 class Packed(Contestant):
     """The merged root packed into a file system image in one file."""
 
@@ -245,6 +292,7 @@ class Squashfuse(Squashfs):
 
 EVERYBODY: tuple[type[Contestant], ...] = (
     Extracted,
+    Ext4,
     ImagefsNative,
     ImagefsLibfuse,
     KernelOverlay,

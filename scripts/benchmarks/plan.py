@@ -3,12 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import archives
 from benchmarks.contestants import Contestant, Extracted, Programs
 from benchmarks.workspace import Workspace
-
-_BELOW = 3
-"""In our own image, the next layer replaces files all over the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +34,6 @@ class Plan:
     def image(self) -> str:
         """What the real image is called in the workspace: by its archive's name and size."""
         return f"{self.archive.stem}-{self.archive.stat().st_size}"
-
-    @property
-    def below(self) -> int:
-        """The layer whose snapshot is compared with the next one's."""
-        return max(0, min(_BELOW, len(archives.layer_names(self.archive)) - 2))
 
     def everybody(self, archive: Path | None = None, image: str = "") -> list[Contestant]:
         """Return all who take part, each in its home."""

@@ -71,7 +71,7 @@ def _indexing(plan: Plan) -> dict[str, Samples]:
 
 
 def _ready(plan: Plan) -> dict[str, dict[str, Samples]]:
-    everybody = plan.everybody()
+    everybody = [one for one in plan.everybody() if one.makes_the_image_usable]
     found: dict[str, dict[str, Samples]] = {}
     layers = plan.space.once(
         f"layers-{plan.image}", lambda path: _take_out_layers(plan.archive, path)

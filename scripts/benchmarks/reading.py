@@ -50,7 +50,7 @@ def run(plan: Plan) -> None:
     files = plan.everybody()
     big = plan.everybody(archives.one_big_file(plan.space), "big")
     _choose_files(plan)
-    pairs = [(one, one.snapshots(plan.below)) for one in files]
+    pairs = [(one, one.snapshots()) for one in files]
     _prepare([*files, *big] if _wanted(plan, works.BIG) else files)
     for number in range(plan.repeat):
         say(f"read: repetition {number + 1} of {plan.repeat}")
@@ -61,7 +61,7 @@ def run(plan: Plan) -> None:
         if _wanted(plan, (works.DIFF,)):
             for one, pair in pairs:
                 if pair:
-                    backing = one.backing_of_snapshots(plan.below)
+                    backing = one.backing_of_snapshots()
                     _measure(plan, one, works.difference(pair), figures, backing)
         plan.space.keep("read", _results(plan, figures, files))
     tell(figures.seconds)
