@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from imagefs.errors import HostError
 
@@ -54,6 +55,14 @@ def write_atomic(path: Path, content: bytes, temporary: Path) -> None:
     fsync_directory(path.parent)
 
 
+def take_lock(fd: int) -> None:
+    """Lock an open file or directory until it, and what forks have inherited of it, is closed.
+
+    Whoever looks by `is_locked` just now is waited for: that takes no longer than the look.
+    """
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+
 def try_lock(fd: int, *, shared: bool = False) -> bool:
     """Take a lock on an open file or directory if nobody is in the way."""
     try:
@@ -61,6 +70,71 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody has locked a file or directory. Raises FileNotFoundError.
+
+    The only way to know is to lock it too, for a moment: so whoever makes one uses `take_lock`.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not try_lock(fd, shared=True):
+            return True
+        _unlock(fd)
+        return False
+    finally:
+        os.close(fd)
+
+
+def remove_unlocked(path: Path) -> bool:
+    """Remove a file that nobody has locked; tell whether that was done."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if not try_lock(fd):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def published(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that replaces `path` at the end of the block, or goes if that fails.
+
+    It is locked meanwhile, so that `remove_unlocked` takes only what the dead have left. It is
+    not forced to the disk.
+    """
+    fd, temporary = _make_locked(path.parent)
+    with open(fd, "wb") as out:
+        try:
+            yield out
+            out.flush()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            _unlock(fd)
+
+
+def _make_locked(directory: Path) -> tuple[int, Path]:
+    while True:
+        path = directory / f".{os.urandom(8).hex()}.tmp"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        take_lock(fd)
+        if _still_named(fd, path):
+            return fd, path
+        os.close(fd)
+
+
+def _unlock(fd: int) -> None:
+    """Give a lock back now; closing would leave it with a fork that has the descriptor too."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -85,6 +159,7 @@ def locked(
             yield
             return
         finally:
+            _unlock(fd)
             os.close(fd)
 
 

@@ -8,13 +8,12 @@ import hashlib
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from imagefs import rows
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.files import published
 from imagefs.image import Blob, Layer
 from imagefs.indexfile import Index
 
@@ -117,33 +116,16 @@ def build(layer: Layer, index_dir: Path) -> None:
     from imagefs import indexbuild  # noqa: PLC0415
 
     key = key_of(layer)
-
-    def write(out: BinaryIO) -> None:
-        # Of a tar that is the image itself, nothing else knows the length.
-        flat = layer.diff_id.startswith("flat:")
-        blob, keep_going = blob_of(layer), layer.keep_going
-        indexbuild.write_index(blob, key, out, marked=flat, keep_going=keep_going)
-
+    path = path_of(index_dir, key)
+    # Of a tar that is the image itself, nothing else knows the length.
+    flat = layer.diff_id.startswith("flat:")
+    blob, keep_going = blob_of(layer), layer.keep_going
     try:
-        publish(path_of(index_dir, key), write)
+        # An index that a crash tore fails its checksums, and is rebuilt.
+        with published(path) as out:
+            indexbuild.write_index(blob, key, out, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
         raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
-
-
-def publish(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have a file written so that it is there whole or not at all.
-
-    It is not forced to the disk: an index that a crash tore fails its checksums, and is rebuilt.
-    """
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        try:
-            with open(fd, "wb") as out:
-                write(out)
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
     except OSError as error:
         raise HostError(f"cannot write the index {path}: {error.strerror}") from error
 

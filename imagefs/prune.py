@@ -4,7 +4,6 @@ Works under the store's guard, so that what it finds unclaimed stays unclaimed u
 Any thread may call it.
 """
 
-import os
 import shutil
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from imagefs.files import host_errors, try_lock
+from imagefs.files import host_errors, remove_unlocked
 from imagefs.image import Blob, Layer
 from imagefs.store import Store
 from imagefs.upkeep import CachedImage, cached_image, claimed_ids, index_stats, layer_stats
@@ -123,8 +122,8 @@ class _Pruning:
 
     def _drop_index(self, path: Path) -> None:
         status = self._indexes.pop(path, None)
-        if status is not None:
-            path.unlink(missing_ok=True)
+        # One that is locked is just being written.
+        if status is not None and remove_unlocked(path):
             self._count(status.st_size)
 
     def _count(self, size: int) -> None:
@@ -134,11 +133,5 @@ class _Pruning:
     def clear_locks(self) -> None:
         """Remove the lock files that nobody holds."""
         for path in self._store.locks_dir.iterdir():
-            if path.name == "store":
-                continue
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if try_lock(fd):
-                    path.unlink(missing_ok=True)
-            finally:
-                os.close(fd)
+            if path.name != "store":
+                remove_unlocked(path)

@@ -32,8 +32,9 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import (
     fsync_directory,
     host_errors,
+    is_locked,
     locked,
-    try_lock,
+    take_lock,
     write_synced,
 )
 from imagefs.hashing import HashedFile
@@ -146,7 +147,7 @@ class Store:
             path = self.work_dir / os.urandom(8).hex()
             path.mkdir()
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try_lock(fd)
+            take_lock(fd)
         try:
             yield path
         finally:
@@ -219,7 +220,7 @@ class Store:
                 path = self.uses_dir / os.urandom(8).hex()
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 self._use_fd = os.open(path, flags, 0o600)
-                try_lock(self._use_fd)
+                take_lock(self._use_fd)
             os.write(self._use_fd, "".join(f"{name}\n" for name in new).encode())
             self._used.update(new)
         for name in new:
@@ -295,13 +296,9 @@ class Store:
 def _is_free(path: Path) -> bool:
     """Tell whether a file or directory is locked by nobody; one that is gone is not free."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return not is_locked(path)
     except FileNotFoundError:
         return False
-    try:
-        return try_lock(fd, shared=True)
-    finally:
-        os.close(fd)
 
 
 def _mark_used(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from imagefs import imageconfig
 from imagefs.errors import CorruptArchive
-from imagefs.files import host_errors, try_lock
+from imagefs.files import host_errors, is_locked
 from imagefs.progress import Progress
 from imagefs.store import Store
 
@@ -133,12 +133,8 @@ def claimed_ids(store: Store) -> set[str]:
     used: set[str] = set()
     for path in store.uses_dir.iterdir():
         with suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if not try_lock(fd, shared=True):
-                    used.update(path.read_text().split())
-            finally:
-                os.close(fd)
+            if is_locked(path):
+                used.update(path.read_text().split())
     return used
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.files import published
 from imagefs.image import Image, Layer
 from imagefs.progress import Silent
 from imagefs.prune import prune
@@ -226,6 +227,69 @@ def test_what_the_dead_left_is_swept_and_the_livings_stays(store: Store) -> None
     assert list(store.work_dir.iterdir()) == []
 
 
+LOOKED_AT = """
+    import fcntl, threading
+
+    def wait(probe):
+        ours = f" {os.getpid()} "
+        while not any(" -> " in line and ours in line for line in open("/proc/locks")):
+            time.sleep(0.001)
+        os.close(probe)
+
+    def look(event, args):
+        if event == "fcntl.flock" and args[1] & fcntl.LOCK_EX:
+            path = os.readlink(f"/proc/self/fd/{args[0]}")
+            if os.path.dirname(path).endswith(("/work", "/uses")):
+                probe = os.open(path, os.O_RDONLY)
+                fcntl.flock(probe, fcntl.LOCK_SH)
+                threading.Thread(target=wait, args=(probe,), daemon=True).start()
+
+    sys.addaudithook(look)
+"""
+
+
+def test_a_workspace_that_is_looked_at_while_it_is_made_is_its_makers(store: Store) -> None:
+    """Another process that sweeps at that very moment takes no lock away, nor the workspace."""
+    process = child(store, LOOKED_AT + "\n    work = store.workspace(); work.__enter__()")
+    try:
+        Store(store.root)
+        assert len(list(store.work_dir.iterdir())) == 1
+    finally:
+        kill(process)
+
+
+def test_a_claim_that_is_looked_at_while_it_is_laid_counts(store: Store) -> None:
+    """As with workspaces: what was handed out meanwhile is not pruned."""
+    image = put_image(store, b"lower")
+    store = reopened(store)
+    process = child(store, LOOKED_AT + f'\n    assert store.image("{image.id}")')
+    try:
+        assert prune(store).images == ()
+    finally:
+        kill(process)
+
+
+def test_a_lock_ends_with_its_block(store: Store) -> None:
+    """Also where a process that was forked meanwhile has inherited it."""
+    with store.lock("fetch"):
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    waits = []
+
+    def end_fork() -> None:
+        waits.append(pid)
+        os.write(writing, b".")
+
+    with store.lock("fetch", end_fork):
+        os.close(writing)
+        os.waitpid(pid, 0)
+    assert waits == []
+
+
 def test_one_works_and_the_other_waits_and_says_so(store: Store) -> None:
     """A lock is held until its holder is done, or dead; the waiting is told once."""
     process = child(store, 'lock = store.lock("fetch"); lock.__enter__()')
@@ -381,6 +445,38 @@ def test_loose_layers_and_indexes_are_pruned_too(store: Store) -> None:
     pruned = prune(store, unused_for=86400, index_path=index_path)
     assert pruned.layers == (out.digest,)
     assert os.listdir(store.index_dir) == ["new.idx"]
+
+
+def test_prune_leaves_an_index_that_is_being_written(store: Store) -> None:
+    """Whoever writes it finds it in its place; what a dead process wrote goes."""
+    left = store.index_dir / ".left.tmp"
+    left.touch()
+    with published(store.index_dir / "one.idx") as out:
+        out.write(b"index")
+        prune(store)
+    assert os.listdir(store.index_dir) == ["one.idx"]
+    assert (store.index_dir / "one.idx").read_bytes() == b"index"
+
+
+def test_an_index_that_is_pruned_while_it_is_made_is_made_again(store: Store) -> None:
+    """Between its making and its locking it looks as if a dead process had left it."""
+    body = """
+        from imagefs.files import published
+        from imagefs.prune import prune
+        seen = []
+
+        def look(event, args):
+            if event == "fcntl.flock" and not seen and os.listdir(store.index_dir):
+                seen.extend(os.listdir(store.index_dir))
+                prune(store)
+
+        sys.addaudithook(look)
+        with published(store.index_dir / "one.idx") as out:
+            assert seen
+            assert seen != os.listdir(store.index_dir)
+    """
+    kill(child(store, body))
+    assert os.listdir(store.index_dir) == ["one.idx"]
 
 
 # Verifying
