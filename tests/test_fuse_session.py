@@ -20,6 +20,7 @@ from imagefs.fuse import abi
 from imagefs.fuse.listings import Listings
 from imagefs.fuse.session import BRIEFLY, FOREVER, Session, interrupts, number_of
 from tests.memfs import MemFs
+from tests.silence import nothing_logged
 from tests.tars import Dir, File, Sym
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="literals are little-endian")
@@ -488,19 +489,16 @@ def test_requests_cut_anywhere_fail(
 )
 def test_no_request_ends_the_session(opcode: int, node: int, body: bytes, wrong: int) -> None:
     """Whatever comes gets no reply or one of proper form, and the next request is answered."""
-    logging.disable(logging.CRITICAL)
-    try:
-        session = Session(MemFs(TREE))
-        length = max(0, 40 + len(body) + wrong)
-        head = struct.pack("<IIQQIIIHH", length, opcode, 9, node, 0, 0, 0, 0, 0)
+    session = Session(MemFs(TREE))
+    length = max(0, 40 + len(body) + wrong)
+    head = struct.pack("<IIQQIIIHH", length, opcode, 9, node, 0, 0, 0, 0, 0)
+    with nothing_logged():
         reply = b"".join(session.handle(head + body))
-        if reply:
-            size, error, unique = struct.unpack_from("<IiQ", reply)
-            assert (size, unique) == (len(reply), 9)
-            assert -512 < error <= 0
-        assert b"".join(session.handle(LOOKUP)) == LOOKUP_REPLY
-    finally:
-        logging.disable(logging.NOTSET)
+    if reply:
+        size, error, unique = struct.unpack_from("<IiQ", reply)
+        assert (size, unique) == (len(reply), 9)
+        assert -512 < error <= 0
+    assert b"".join(session.handle(LOOKUP)) == LOOKUP_REPLY
 
 
 @pytest.mark.parametrize(

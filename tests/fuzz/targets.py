@@ -3,7 +3,6 @@
 import atexit
 import functools
 import json
-import logging
 import shutil
 import struct
 import tempfile
@@ -25,6 +24,7 @@ from tests.headers import END, GNU, content, file, header, long_name, record
 from tests.headers import pax as extended
 from tests.looking import walk
 from tests.opening import opened
+from tests.silence import nothing_logged
 from tests.tars import Dir, File, Hard, Sym, layer
 
 _KINDS = frozenset(b"\x001234567xgXLKSDVMN")
@@ -406,10 +406,10 @@ def shown_image() -> ImageFs:
 
 def check_request(data: bytes) -> None:
     """Whatever the kernel sends gets a reply of proper form or none, and never ends the session."""
-    logging.disable(logging.CRITICAL)
     session = Session(shown_image())
     for one in (data, struct.pack("<I", len(data)) + data[4:]):
-        reply = b"".join(session.handle(one))
+        with nothing_logged():
+            reply = b"".join(session.handle(one))
         if reply:
             length, error, unique = struct.unpack_from("<IiQ", reply)
             assert length == len(reply)
