@@ -79,15 +79,20 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-_LOOKING_OPTIONS = _options(
+_ENGINE_OPTIONS = _options(
     click.option("--host", metavar="URL", help="Engine to ask, as DOCKER_HOST writes it."),
     click.option(
         "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform, where there are several."
     ),
-    click.option("--keep-going", is_flag=True, help="Make do with damaged or missing layers."),
     click.option(
-        "--max-layer-bytes", metavar="SIZE", help="What a layer may decompress to; 64G by default."
+        "--max-layer-bytes",
+        metavar="SIZE",
+        help="What a layer may come to in the cache; 64G by default.",
     ),
+)
+_LOOKING_OPTIONS = _options(
+    _ENGINE_OPTIONS,
+    click.option("--keep-going", is_flag=True, help="Make do with damaged or missing layers."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
 )
 _SOURCE_OPTIONS = _options(
@@ -165,13 +170,12 @@ def mount(
 @cli.command(short_help="Show all images of the engine as directories.")
 @_MOUNTPOINT
 @_SERVE_OPTIONS
-@click.option("--host", metavar="URL", help="Engine to ask, as DOCKER_HOST writes it.")
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Platform, where there are several.")
-def serve(mountpoint: Path, host: str | None, platform: str | None, **options: Any) -> None:
+@_ENGINE_OPTIONS
+def serve(mountpoint: Path, **options: Any) -> None:
     """Show all images of the engine as directories, each fetched when first entered."""
     from imagefs import commands  # noqa: PLC0415
 
-    commands.serve_engine(host, platform, mountpoint, options)
+    commands.serve_engine(mountpoint, options)
 
 
 @cli.command()

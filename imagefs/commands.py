@@ -12,7 +12,7 @@ from typing import Any
 
 from imagefs import source
 from imagefs.errors import MountError
-from imagefs.image import Image
+from imagefs.image import MAX_LAYER_BYTES, Image
 from imagefs.mounts import Registry, check_mountpoint
 from imagefs.progress import reporter
 from imagefs.serving import Serving, check_host, default_driver
@@ -40,14 +40,14 @@ def source_of(text: str, options: Mapping[str, Any]) -> Asked:
         image=options.get("image"),
         keep_going=options["keep_going"],
         verify=options.get("verify", False),
-        max_layer_bytes=_size(options.get("max_layer_bytes")),
+        max_layer_bytes=_layer_limit(options["max_layer_bytes"]),
     )
     return Asked(request, options["quiet"])
 
 
-def _size(text: str | None) -> int | None:
+def _layer_limit(text: str | None) -> int:
     if text is None:
-        return None
+        return MAX_LAYER_BYTES
     from imagefs import cachecommands  # noqa: PLC0415
 
     return cachecommands.size(text)
@@ -126,24 +126,21 @@ def _named(images: Sequence[Image]) -> list[tuple[bytes, Image]]:
     return list(named.items())
 
 
-def serve_engine(
-    host: str | None, platform: str | None, mountpoint: Path, options: Mapping[str, Any]
-) -> None:
+def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     """Mount all images of an engine."""
     from imagefs import connection  # noqa: PLC0415
     from imagefs import serving as server  # noqa: PLC0415
-    from imagefs.apart import Loader  # noqa: PLC0415
+    from imagefs.apart import Loader, Ways  # noqa: PLC0415
     from imagefs.catalog import Catalog  # noqa: PLC0415
     from imagefs.engine import Engine  # noqa: PLC0415
 
-    engine = Engine(connection.find(host))
+    engine = Engine(connection.find(options["host"]))
     serving = serving_of(engine.host, mountpoint, options)
     _prepare(serving)
     engine.version()
     store = Store()
-    words = [f"--host={host}"] if host else []
-    words += [f"--platform={platform}"] if platform else []
-    loader = Loader(store.root, platform, tuple(words))
+    limit = _layer_limit(options["max_layer_bytes"])
+    loader = Loader(Ways(engine.endpoint, store.root, options["platform"], limit))
 
     def make() -> Catalog:
         names = lambda: ((one.id, one.names) for one in engine.images())  # noqa: E731

@@ -28,7 +28,10 @@ _TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak TLS: a directory with ca.pem, cert.pem and key.pem, and whether to verify."""
+    """How to speak TLS: a directory with ca.pem, cert.pem and key.pem, and whether to verify.
+
+    The directory's path is absolute, since a daemon works in another one.
+    """
 
     directory: Path
     verify: bool
@@ -94,7 +97,7 @@ def find(host: str | None = None, environ: Mapping[str, str] = os.environ) -> En
     host = host or environ.get("DOCKER_HOST")
     if host:
         return _endpoint(host, _environment_tls(environ))
-    config_dir = Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    config_dir = Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker").absolute()
     context = environ.get("DOCKER_CONTEXT") or _current_context(config_dir)
     if context and context != "default":
         return _context(config_dir, context)
@@ -137,7 +140,7 @@ def _environment_tls(environ: Mapping[str, str]) -> Tls | None:
     directory = environ.get("DOCKER_CERT_PATH")
     if not directory and not verify:
         return None
-    return Tls(Path(directory or Path.home() / ".docker"), verify)
+    return Tls(Path(directory or Path.home() / ".docker").absolute(), verify)
 
 
 def _current_context(config_dir: Path) -> str | None:

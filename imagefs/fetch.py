@@ -14,7 +14,7 @@ from imagefs import reference
 from imagefs.engine import Engine, EngineImage
 from imagefs.errors import EngineUnreachable
 from imagefs.files import host_errors
-from imagefs.image import Image, Layer
+from imagefs.image import MAX_LAYER_BYTES, Image, Layer
 from imagefs.progress import Progress
 from imagefs.receive import Receiver
 from imagefs.store import Store
@@ -25,13 +25,17 @@ Indexer = Callable[[Layer, Path], None]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where images come from and where they go; with `indexer`, layers are indexed on the way."""
+    """Where images come from and where they go; with `indexer`, layers are indexed on the way.
+
+    No layer that is fetched may come to more than `max_layer_bytes`.
+    """
 
     engine: Engine
     store: Store
     progress: Progress
     platform: str | None = None
     indexer: Indexer | None = None
+    max_layer_bytes: int = MAX_LAYER_BYTES
 
 
 def ensure_image(name: str, source: Source) -> Image:
@@ -99,7 +103,8 @@ def fetch(found: EngineImage, source: Source) -> Image:
     """Fetch an image from the engine into the store, which must not have it."""
     store = source.store
     with store.workspace() as work, host_errors(store.root):
-        with Receiver(work, store, source.indexer, found.diff_ids) as receiver:
+        limit = source.max_layer_bytes
+        with Receiver(work, store, source.indexer, found.diff_ids, limit) as receiver:
             source.progress.phase("the engine is preparing the export")
             with source.engine.export(found.id, source.platform) as chunks:
                 receiver.receive(_watched(chunks, found, source))

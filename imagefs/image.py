@@ -7,6 +7,9 @@ right only reads them. Nothing here opens a file.
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_LAYER_BYTES = 64 * 1000**3
+"""What one layer may come to in the cache unless the user says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:

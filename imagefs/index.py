@@ -6,18 +6,14 @@ Owns the files of the index directory: their names, and that each is there whole
 
 import hashlib
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagefs import rows
+from imagefs import lifeline, rows
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import published
 from imagefs.image import Blob, Layer
 from imagefs.indexfile import Index
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def key_of(layer: Layer, fd: int | None = None) -> bytes:
@@ -91,7 +87,8 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
         os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1,
     )
     context = get_context("fork")
-    with ProcessPoolExecutor(workers, context, _end_with, (os.getpid(),)) as pool:
+    # Workers that outlived us would hold our locks.
+    with ProcessPoolExecutor(workers, context, lifeline.end_with, (os.getpid(),)) as pool:
         try:
             for _ in pool.map(build, order, [index_dir] * len(order)):
                 pass
@@ -99,16 +96,6 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
             raise HostError(
                 "a process that indexed a layer was killed; is memory short?"
             ) from error
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies: it holds the parent's locks."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def build(layer: Layer, index_dir: Path) -> None:

@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from imagefs import imageconfig
-from imagefs.compression import MAGIC_BYTES, Compression, plain, recognise
+from imagefs.answers import one_line
+from imagefs.compression import MAGIC_BYTES, Compression, TooLargeError, plain, recognise
 from imagefs.engine import same_platform
-from imagefs.errors import CorruptArchive, EngineError
+from imagefs.errors import CorruptArchive, EngineError, HostError
 from imagefs.exportstream import members
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Layer
@@ -31,7 +32,6 @@ _MAX_JSON = 16 << 20
 _MAX_LINKS = 16
 _CHUNK = 1 << 20
 _WORKERS = 2
-_MAX_LAYER = 1 << 42
 _NOTHING = memoryview(b"")
 # What Docker keeps beside each layer for versions before 1.10, and what nobody needs here.
 _UNUSED = frozenset({"VERSION", "json", "repositories", "oci-layout", "index.json"})
@@ -61,7 +61,10 @@ class _Part:
 
 
 class Receiver:
-    """Takes in one export; `expected` are the diff ids that the engine announced."""
+    """Takes in one export; `expected` are the diff ids that the engine announced.
+
+    Raises HostError for a layer of more than `max_layer_bytes`, as soon as that is known.
+    """
 
     def __init__(
         self,
@@ -69,12 +72,14 @@ class Receiver:
         store: Store,
         indexer: Callable[[Layer, Path], None] | None,
         expected: Sequence[str],
+        max_layer_bytes: int,
     ) -> None:
         self.index_dir = work / "index"
         self.index_dir.mkdir()
         self._work = work
         self._indexer = indexer
         self._expected = frozenset(expected)
+        self._max_layer_bytes = max_layer_bytes
         found = {diff_id: store.layer(diff_id) for diff_id in self._expected}
         self._present = {diff_id: blob for diff_id, blob in found.items() if blob is not None}
         self._numbers = count()
@@ -104,6 +109,9 @@ class Receiver:
             elif member.typeflag == LNKTYPE:
                 self._links[name] = _normal(os.fsdecode(member.linkname))
             elif member.typeflag == REGTYPE and posixpath.basename(name) not in _UNUSED:
+                # What is so large is a layer, and compressed it would come to still more.
+                if member.size > max(self._max_layer_bytes, _MAX_JSON):
+                    raise self._too_large(name)
                 self._parts[name] = self._take(member.size, content)
 
     def _take(self, size: int, content: Iterator[memoryview]) -> _Part:
@@ -141,7 +149,7 @@ class Receiver:
         """Decompress a layer, as the containerd image store sends it."""
         path = part.blob.path
         with path.open("rb", buffering=0) as source, HashedFile(path.with_suffix(".tar")) as out:
-            for piece in plain(source.read, kind, _MAX_LAYER):
+            for piece in plain(source.read, kind, self._max_layer_bytes):
                 out.write(piece)
             blob = out.finish(sync=False)
         path.unlink()
@@ -201,16 +209,30 @@ class Receiver:
         for number, (name, diff_id) in enumerate(zip(names, diff_ids, strict=True)):
             part = self._find(name)
             if part.digest != diff_id and part.plain is not None:
-                part = part.plain.result()
+                part = self._expanded(name, part.plain)
             if part.digest != diff_id:
                 raise CorruptArchive(
                     f"layer {number} should have the digest {diff_id}, and has {part.digest}"
                 )
             if not part.stored:
+                if part.blob.length > self._max_layer_bytes:
+                    raise self._too_large(name)
                 new[diff_id] = part.blob.path
                 if diff_id not in self._settled:
                     self._settled[diff_id] = self._pool.submit(self._settle, part)
         return new
+
+    def _expanded(self, name: str, expansion: "Future[_Part]") -> _Part:
+        try:
+            return expansion.result()
+        except TooLargeError as error:
+            raise self._too_large(name) from error
+
+    def _too_large(self, name: str) -> HostError:
+        return HostError(
+            f"layer {one_line(name)} of the engine's export comes to more than"
+            f" {self._max_layer_bytes} bytes; --max-layer-bytes sets this limit"
+        )
 
     def _small(self, name: str) -> tuple[_Part, bytes]:
         part = self._find(name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from imagefs import reference
 from imagefs.errors import EngineUnreachable, ImageNotFound, UsageError
-from imagefs.image import Image
+from imagefs.image import MAX_LAYER_BYTES, Image
 from imagefs.progress import Progress
 from imagefs.reference import ArchiveReference, EngineReference, Reference, StdinReference
 from imagefs.store import Store
@@ -26,8 +26,8 @@ class SourceRequest:
 
     `image` chooses one of an archive's images by tag, id prefix or position, `platform` one of
     several platforms. With `keep_going` damaged layers are made do with, with `verify` layers
-    that are read in place have their digests checked. One layer may decompress to
-    `max_layer_bytes`, 64 GB if that is None.
+    that are read in place have their digests checked. One layer that
+    comes into the store may have `max_layer_bytes`.
     """
 
     text: str
@@ -36,7 +36,7 @@ class SourceRequest:
     image: str | None = None
     keep_going: bool = False
     verify: bool = False
-    max_layer_bytes: int | None = None
+    max_layer_bytes: int = MAX_LAYER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,9 @@ def _plain(
 
 
 def _care(request: SourceRequest) -> "Care":
-    from imagefs.formats.values import MAX_LAYER_BYTES, Care  # noqa: PLC0415
+    from imagefs.formats.values import Care  # noqa: PLC0415
 
-    limit = request.max_layer_bytes
-    return Care(request.keep_going, request.verify, MAX_LAYER_BYTES if limit is None else limit)
+    return Care(request.keep_going, request.verify, request.max_layer_bytes)
 
 
 def _inspected(image: "PackedImage") -> InspectedImage:
@@ -183,7 +182,9 @@ def _from_engine(name: str, request: SourceRequest, store: Store, progress: Prog
     from imagefs.engine import Engine  # noqa: PLC0415
 
     engine = Engine(connection.find(request.host))
-    source = fetch.Source(engine, store, progress, request.platform, index.build)
+    source = fetch.Source(
+        engine, store, progress, request.platform, index.build, request.max_layer_bytes
+    )
     try:
         return fetch.ensure_image(name, source)
     except (EngineUnreachable, ImageNotFound) as error:

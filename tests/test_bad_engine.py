@@ -1,6 +1,8 @@
 """Engines that answer nonsense, slowly, endlessly or not at all: one clear line, nothing kept."""
 
+import gzip
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import Any
 import pytest
 
 from imagefs.engine import Engine
-from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound
+from imagefs.errors import EngineError, EngineUnreachable, HostError, ImageNotFound
 from imagefs.fetch import Source, ensure_image
-from imagefs.image import Image
+from imagefs.image import MAX_LAYER_BYTES, Image
 from imagefs.progress import Silent
 from imagefs.store import Store
 from tests.badengine import SILENCE, Answer, Export, ScriptedEngine, answer_json, chunked, http
-from tests.tars import layer
+from tests.mounted import imagefs
+from tests.needs import need_fuse
+from tests.tars import File, layer
 
 HTML = b"<html><body>\n<h1>Bad Gateway</h1>\n\x1b[31m</body></html>"
 IMAGE_ID = "sha256:" + "1" * 64
@@ -171,8 +175,9 @@ SAVED = IMAGE.classic()
 ERROR = b'{"message":"no space\\nleft on the engine"}\n'
 
 
-def fetched(engine: Engine, store: Store) -> Image:
-    return ensure_image("app:v1", Source(engine, store, Silent()))
+def fetched(engine: Engine, store: Store, most: int = MAX_LAYER_BYTES) -> Image:
+    source = Source(engine, store, Silent(), max_layer_bytes=most)
+    return ensure_image("app:v1", source)
 
 
 def assert_nothing_kept(store: Store) -> None:
@@ -306,3 +311,54 @@ def test_an_export_may_take_its_time(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
     with ScriptedEngine(tmp_path / "socket", IMAGE.answers(slowly)) as engine:
         assert fetched(engine.engine(timeout=0.2), store).id == IMAGE.id
+
+
+@pytest.mark.parametrize(
+    "export",
+    [IMAGE.classic(), IMAGE.blobs(), IMAGE.blobs([gzip.compress(one) for one in IMAGE.layers])],
+    ids=["classic", "blobs", "compressed"],
+)
+def test_a_layer_may_not_be_larger_than_the_user_says(export: bytes, tmp_path: Path) -> None:
+    """The error names the layer, the limit and its option; nothing is kept; a larger limit does."""
+    store, largest = Store(tmp_path / "cache"), max(map(len, IMAGE.layers))
+    with ScriptedEngine(tmp_path / "socket", IMAGE.answers(chunked(export))) as engine:
+        words = rf"layer \S+ .* more than {largest - 1} bytes; --max-layer-bytes sets this limit"
+        with pytest.raises(HostError, match=words):
+            fetched(engine.engine(), store, largest - 1)
+        assert_nothing_kept(store)
+        assert fetched(engine.engine(), store, largest).id == IMAGE.id
+
+
+def test_a_layer_that_is_too_large_is_not_waited_for(tmp_path: Path) -> None:
+    """What the engine says of its size is enough, where nothing but a layer is so large."""
+    image = Export([layer({"large": File(bytes(20 << 20))})])
+    head = image.classic()[: 1 << 20]
+    over = threading.Event()
+
+    def stalling() -> Iterator[bytes]:
+        yield from chunked(head, ended=False)
+        over.wait(10)
+
+    store = Store(tmp_path / "cache")
+    with ScriptedEngine(tmp_path / "socket", image.answers(stalling)) as engine:
+        try:
+            with pytest.raises(HostError, match="more than 1000 bytes; --max-layer-bytes"):
+                fetched(engine.engine(), store, 1000)
+        finally:
+            over.set()
+    assert_nothing_kept(store)
+
+
+@pytest.mark.parametrize("command", ["fetch", "mount", "layers", "inspect"])
+def test_commands_take_the_limit(command: str, tmp_path: Path) -> None:
+    """Each that may fetch an image ends with the one line."""
+    place = tmp_path / "m"
+    place.mkdir()
+    words = ["--host", f"unix://{tmp_path}/socket", "--max-layer-bytes", "1k", "app:v1"]
+    if command == "mount":
+        need_fuse()
+        words.append(str(place))
+    with ScriptedEngine(tmp_path / "socket", IMAGE.answers(chunked(SAVED))):
+        done = imagefs(command, "--quiet", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "more than 1000 bytes; --max-layer-bytes sets this limit" in done.stderr

@@ -111,6 +111,16 @@ def test_contexts(home: Path) -> None:
     assert find(None, moved) == Endpoint("unix:///one")
 
 
+def test_relative_paths_are_those_of_the_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon works in another directory than the one that the environment speaks of."""
+    tls = make_context(home, "one", {"Host": "tcp://h:1"}, tls=True)
+    monkeypatch.chdir(home)
+    by_environment = find("tcp://h:1", {"DOCKER_CERT_PATH": "certs"})
+    by_context = find(None, {"DOCKER_CONFIG": ".docker", "DOCKER_CONTEXT": "one"})
+    assert by_environment.tls == Tls(home / "certs", verify=False)
+    assert by_context.tls == Tls(tls, verify=True)
+
+
 @pytest.mark.parametrize("docker", [{}, None, [], {"Host": 7}, "text"])
 def test_a_context_that_cannot_be_read(home: Path, docker: Any) -> None:
     """The error names the file."""

@@ -15,7 +15,10 @@ PACKAGE = Path(imagefs.__file__).parent
 
 # Rooms in the order of the way, each with the rooms it may know besides itself and `values`.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "values": ({"", "errors", "image", "files", "hashing", "imageconfig", "answers"}, set()),
+    "values": (
+        {"", "errors", "image", "files", "hashing", "imageconfig", "answers", "lifeline"},
+        set(),
+    ),
     "host": ({"mountinfo", "daemon"}, set()),
     "progress": ({"progress"}, set()),
     "reference": ({"reference"}, set()),
@@ -29,7 +32,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "formats": ({"formats"}, {"reference", "tar", "store", "progress", "compression"}),
     "index": ({"rows", "index", "indexbuild", "indexfile", "indexwrite"}, {"tar"}),
     "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
-    "apart": ({"apart"}, {"store", "engine", "index"}),
+    "apart": ({"apart"}, {"progress", "store", "engine", "index"}),
     "tree": ({"layer", "merge", "view", "nodeid"}, {"index"}),
     "filesystem": ({"filesystem"}, set()),
     "vfs": ({"synthetic", "summary", "vfs", "catalog"}, {"index", "tree", "filesystem"}),

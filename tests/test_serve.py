@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,19 +20,10 @@ from tests import needs
 from tests.engines import RunningEngine
 from tests.gated import SLOW
 from tests.mounted import imagefs
+from tests.polling import soon
 
 SHOWN_WITHIN = 2.0
 IMAGES = 12
-
-
-def soon(condition: Callable[[], bool], within: float = 10.0) -> bool:
-    """Poll until the condition holds; tell whether it came to."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 # With an engine

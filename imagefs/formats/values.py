@@ -8,10 +8,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from imagefs.image import Blob
+from imagefs.image import MAX_LAYER_BYTES, Blob
 
-MAX_LAYER_BYTES = 64 * 1000**3
-"""What one layer may decompress to unless the user says otherwise."""
 _MAX_NAME = 512
 
 

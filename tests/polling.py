@@ -1,0 +1,14 @@
+"""Waiting for what takes its time."""
+
+import time
+from collections.abc import Callable
+
+
+def soon(condition: Callable[[], bool], within: float = 10.0) -> bool:
+    """Poll until the condition holds; tell whether it came to."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
