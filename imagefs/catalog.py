@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from imagefs import nodeid
 from imagefs.errors import ImagefsError
@@ -32,8 +33,24 @@ _IMAGE_NAMES = frozenset(
 
 _log = logging.getLogger(__name__)
 
-Names = Iterable[tuple[str, Sequence[str]]]
-"""Of each image its id, `sha256:<hex>`, and its names, `<repository>:<tag>`."""
+
+class Listed(Protocol):
+    """What is known of an image that has not been loaded."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `sha256:<hex>`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its names, `<repository>:<tag>`."""
+
+    @property
+    def created(self) -> int:
+        """When it was made, in nanoseconds since the epoch; 0 where nobody says."""
+
+
+Names = Iterable[Listed]
 
 
 class Catalog(ImageFs):
@@ -185,24 +202,25 @@ class Catalog(ImageFs):
         """Make the directories say what images there are."""
         now = time.time_ns()
         wanted: dict[tuple[bytes, ...], dict[bytes, int]] = {(): {}, (BY_ID,): {}}
-        links: list[tuple[tuple[bytes, ...], bytes]] = []
-        for image_id, image_names in names:
-            short = image_id.partition(":")[2][:12].encode()
-            for name in image_names:
+        links: list[tuple[tuple[bytes, ...], bytes, int]] = []
+        for image in names:
+            short = image.id.partition(":")[2][:12].encode()
+            for name in image.names:
                 path = tuple(name.encode("utf-8", "surrogatepass").split(b"/"))
                 if all(map(_can_be_shown, path)):
-                    links.append((path, b"../" * (len(path) - 1) + BY_ID + b"/" + short))
+                    target = b"../" * (len(path) - 1) + BY_ID + b"/" + short
+                    links.append((path, target, image.created))
                     for depth in range(1, len(path)):
                         wanted.setdefault(path[:depth], {})
-            wanted[BY_ID,][short] = self._image_node(image_id)
+            wanted[BY_ID,][short] = self._image_node(image)
         for path in sorted(wanted, key=len):
             node = self._directory_node(path)
             if path:
                 wanted[path[:-1]][path[-1]] = node
         kept = {}
-        for path, target in links:
+        for path, target, created in links:
             if path not in wanted:
-                kept[path] = target, self._link_node(path, target)
+                kept[path] = target, self._link_node(path, target, created)
                 wanted[path[:-1]][path[-1]] = kept[path][1]
         for path, children in wanted.items():
             directory = self.made.get(self._directories[path])
@@ -239,29 +257,32 @@ class Catalog(ImageFs):
             finally:
                 entered.lock.release()
 
-    def _image_node(self, image_id: str) -> int:
-        node = self._by_id.get(image_id)
+    def _image_node(self, image: Listed) -> int:
+        node = self._by_id.get(image.id)
         if node is None:
-            parent = self._directory_node((BY_ID,))
-            node = self.made.directory(parent, fixed=False).node
-            self._images[node] = _Entered(image_id)
-            self._by_id[image_id] = node
+            made = self.made.directory(self._directory_node((BY_ID,)), fixed=False)
+            made.mtime, node = image.created, made.node
+            self._images[node] = _Entered(image.id)
+            self._by_id[image.id] = node
         return node
 
     def _directory_node(self, path: tuple[bytes, ...]) -> int:
         node = self._directories.get(path)
         if node is None:
             parent = self._directory_node(path[:-1])
-            node = self.made.directory(parent, fixed=False).node
+            made = self.made.directory(parent, fixed=False)
+            made.mtime, node = time.time_ns(), made.node
             self._directories[path] = node
         return node
 
-    def _link_node(self, path: tuple[bytes, ...], target: bytes) -> int:
+    def _link_node(self, path: tuple[bytes, ...], target: bytes, created: int) -> int:
         """Return a link's node: another one when the tag has moved, since targets are cached."""
         known = self._links.get(path)
         if known is not None and known[0] == target:
             return known[1]
-        return self.made.symlink(self._directories[path[:-1]], target).node
+        made = self.made.symlink(self._directories[path[:-1]], target)
+        made.mtime = created
+        return made.node
 
     def _drop(
         self,

@@ -86,6 +86,8 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
                 directory = fs.made.directory(1)
                 fs.made.link(1, name, directory.node)
                 fs.add_image(image, store.index_dir, directory.node)
+            root = fs.made.get(1)
+            root.mtime = max(fs.made.get(node).mtime for node in (root.children or {}).values())
         else:
             image = source.open_image(asked.request, store, progress)
             waiting = index.missing(image.layers, store.index_dir)
@@ -143,8 +145,7 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     loader = Loader(Ways(engine.endpoint, store.root, options["platform"], limit))
 
     def make() -> Catalog:
-        names = lambda: ((one.id, one.names) for one in engine.images())  # noqa: E731
-        return Catalog(names, loader.load, store.index_dir, loader.unload)
+        return Catalog(engine.images, loader.load, store.index_dir, loader.unload)
 
     server.serve(make, serving)
 

@@ -29,6 +29,7 @@ INSPECT_PLATFORM_SINCE = (1, 49)
 CHUNK = 1 << 20
 _MAX_ANSWER = 32 << 20
 _CONNECT_TIMEOUT = 10.0
+_END_OF_TIME = 1 << 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,14 @@ class EngineImage:
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """An image in an engine's list; `names` is empty where it has no tag."""
+    """An image in an engine's list; `names` is empty where it has no tag.
+
+    `created` is in nanoseconds since the epoch, and 0 where the engine does not say.
+    """
 
     id: str
     names: tuple[str, ...]
+    created: int = 0
 
 
 class Engine:
@@ -114,6 +119,7 @@ class Engine:
                 ListedImage(
                     string(item["Id"]),
                     tuple(name for name in strings(item.get("RepoTags")) if "<none>" not in name),
+                    _nanoseconds(item.get("Created")),
                 )
                 for item in list_of(found)
             )
@@ -249,6 +255,11 @@ class Engine:
             raise EngineError(
                 f"{self.host} stopped in the middle of {what}: {innermost(error)}"
             ) from error
+
+
+def _nanoseconds(seconds: Any) -> int:
+    """Return a time of an engine's list; 0 for what is none, or before 1970."""
+    return seconds * 10**9 if isinstance(seconds, int) and 0 < seconds < _END_OF_TIME else 0
 
 
 def same_platform(wanted: str, has: str) -> bool:

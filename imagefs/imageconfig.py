@@ -1,4 +1,4 @@
-"""What an image's configuration says of its layers (OCI image-spec, config.md).
+"""What an image's configuration says of it and its layers (OCI image-spec, config.md).
 
 Pure: bytes in, values out. Any thread may call it.
 """
@@ -6,12 +6,14 @@ Pure: bytes in, values out. Any thread may call it.
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagefs.errors import CorruptArchive
 
 # Diff ids become names of directories, so nothing else may pass for one.
 _DIGEST = re.compile(r"[a-z0-9]{1,32}:[0-9a-f]{32,128}")
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,21 @@ def parse(content: bytes) -> ImageConfig:
         _created_by(config.get("history"), len(diff_ids)),
         _platform(config),
     )
+
+
+def created(content: bytes) -> int:
+    """Return when the image was made, in nanoseconds since the epoch; 0 where that is not said.
+
+    Builds that can be repeated say the year 1, which is 0 as well. What comes after the
+    microseconds is left out.
+    """
+    try:
+        when = datetime.fromisoformat(_json_object(content)["created"])
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max(0, (when - _EPOCH) // timedelta(microseconds=1) * 1000)
+    except (CorruptArchive, KeyError, OverflowError, TypeError, ValueError):
+        return 0
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imagefs import index, nodeid, rows, summary
+from imagefs import imageconfig, index, nodeid, rows, summary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
 from imagefs.image import Image
@@ -62,6 +62,9 @@ class ImageFs:
         with self._lock:
             numbers = self._open_layers(image, index_dir)
             first_view, made = self._next_view, self.made
+            directory = made.get(parent)
+            # What is made below takes its time from here.
+            directory.mtime = imageconfig.created(image.config) or directory.mtime
             layers, snapshots = made.directory(parent), made.directory(parent)
             for at, name in enumerate(image.layer_names()):
                 alone = self._add_view(numbers[at : at + 1], layers.node, merged=False)
@@ -124,7 +127,7 @@ class ImageFs:
     def _add_view(self, numbers: Sequence[int], parent: int, *, merged: bool = True) -> int:
         number = self._next_view
         if number > nodeid.MAX_VIEWS:
-            raise OSError(errno.ENFILE, "too many views under one mount")
+            raise OSError(errno.ENFILE, "too many views under one mount; mount anew")
         view = View(number, numbers[::-1], self._indexes, merged=merged, parent=parent)
         self._next_view += 1
         self._views[number] = view

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from imagefs.catalog import Catalog
+from imagefs.engine import ListedImage
 from imagefs.errors import EngineError
 from imagefs.fuse import server
 from imagefs.fuse.mount import MountOptions
@@ -17,7 +18,7 @@ from imagefs.image import Image
 from tests.tars import image_of, layer
 
 SLOW, QUICK = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-NAMES = [(SLOW, ["slow:1"]), (QUICK, ["team/quick:1"])]
+NAMES = [ListedImage(SLOW, ("slow:1",)), ListedImage(QUICK, ("team/quick:1",))]
 
 
 def main(folder: Path, mountpoint: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagefs.engine import Engine
+from imagefs.engine import Engine, ListedImage
 from imagefs.errors import EngineError, EngineUnreachable, HostError, ImageNotFound
 from imagefs.fetch import Source, ensure_image
 from imagefs.image import MAX_LAYER_BYTES, Image
@@ -166,6 +166,14 @@ def test_a_list_of_images_of_the_wrong_shape(value: Any, tmp_path: Path) -> None
         pytest.raises(EngineError, match="nonsense when asked for the list of images"),
     ):
         engine.engine().images()
+
+
+@pytest.mark.parametrize("created", [None, "now", -62135596800, 10**30, 1.5])
+def test_a_time_that_is_none_hides_no_image(created: Any, tmp_path: Path) -> None:
+    """An image is listed whatever the engine says of its age."""
+    answers = {"/json": answer_json([{"Id": IMAGE_ID, "RepoTags": None, "Created": created}])}
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        assert engine.engine().images() == (ListedImage(IMAGE_ID, (), 0),)
 
 
 # Exports

@@ -1,19 +1,26 @@
 """The names that an engine has given its images, as directories and links; no engine, no mount."""
 
+import json
 import os
 import resource
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from imagefs import catalog, nodeid
 from imagefs.catalog import Catalog
+from imagefs.engine import ListedImage
 from imagefs.filesystem import ROOT_ID
 from imagefs.image import Image
 from imagefs.index import ensure
 from imagefs.vfs import LAYER_XATTR, ImageFs
 from tests.tars import image_of, layer
+
+CREATED = 1_600_000_000 * 10**9
 
 
 class Engine:
@@ -23,8 +30,9 @@ class Engine:
         self.images: dict[str, list[str]] = {}
         self.image = image
 
-    def names(self) -> Iterator[tuple[str, list[str]]]:
-        yield from self.images.items()
+    def names(self) -> Iterator[ListedImage]:
+        for image_id, names in self.images.items():
+            yield ListedImage(image_id, tuple(names), CREATED)
 
     def load(self, image_id: str) -> Image:
         return self.image
@@ -81,6 +89,26 @@ def test_a_name_of_any_characters_can_be_shown(fs: Catalog, engine: Engine) -> N
     """JSON may hold half a character; it neither hides other names nor fails the listing."""
     engine.images = {image_id(1): ["odd\udc00:1", "good:1"]}
     assert below(fs) == [b"by-id", b"good:1", b"odd\xed\xb0\x80:1"]
+
+
+@pytest.mark.parametrize("said", [None, 1_500_000_000], ids=["unsaid", "said"])
+def test_what_is_made_up_has_the_time_of_its_image(
+    fs: Catalog, engine: Engine, said: int | None
+) -> None:
+    """The engine's until the image is loaded, then its configuration's, if that says one."""
+    before = time.time()
+    if said is not None:
+        when = datetime.fromtimestamp(said, UTC).isoformat()
+        engine.image = replace(engine.image, config=json.dumps({"created": when}).encode())
+    engine.images = {image_id(1): ["team/app:1"]}
+    image = node_of(fs, b"by-id", b"000000000001")
+    listed = CREATED // 10**9
+    assert {fs.getattr(node).mtime for node in (image, node_of(fs, b"team", b"app:1"))} == {listed}
+    for node in (ROOT_ID, node_of(fs, b"by-id"), node_of(fs, b"team")):
+        assert before - 1 <= fs.getattr(node).mtime <= time.time()
+    names = (b"layers", b"snapshots", b"layers.txt", b"config.json", b"manifest.json")
+    nodes = (image, *(node_of(fs, b"by-id", b"000000000001", name) for name in names))
+    assert {fs.getattr(node).mtime for node in nodes} == {said or listed}
 
 
 def test_images_that_went_unseen_leave_nothing(fs: Catalog, engine: Engine) -> None:

@@ -10,14 +10,16 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import users
+from tests import samples, users
 from tests.engines import RunningEngine
 from tests.needs import need_fuse, need_tool
+from tests.samples import SampleImage
 from tests.saved import docker_save
 from tests.tars import Dir, File, Sym, layer
 from tests.users import Answer, User
@@ -141,6 +143,19 @@ def test_a_view_is_mounted_alone(caller: User, view: str, file: str) -> None:
     found = list(place.glob(file))
     assert [path.read_text() for path in found] == ["new\n"]
     assert not (place / "config.json").exists()
+
+
+def test_all_images_are_mounted_side_by_side(caller: User) -> None:
+    """Each in a directory by its tag, with the time at which it was made; the root is as young."""
+    images = [SampleImage((one,), (name,)) for one, name in ((BASE, "a/b:1"), (ADDS, "c:2"))]
+    archive = caller.file("both.tar", samples.packed(samples.docker_20(*images)))
+    place = caller.directory()
+    caller.does("mount", "--all", archive, place)
+    assert sorted(os.listdir(place)) == ["a_b:1", "c:2"]
+    assert (place / "c:2/rootfs/srv/key").read_text() == "secret\n"
+    made = datetime.fromisoformat(json.loads(images[0].config)["created"]).timestamp()
+    for path in (place, place / "a_b:1", place / "c:2/layers", place / "c:2/layers.txt"):
+        assert path.stat().st_mtime == made
 
 
 def test_layers_are_listed(user: User) -> None:

@@ -1,10 +1,13 @@
 """Questions to real engines: what a name means, and which images there are."""
 
+import json
+
 import pytest
 
 from imagefs.connection import Endpoint
 from imagefs.engine import Engine, parse_platform, same_platform
 from imagefs.errors import EngineError, ImageNotFound, UsageError
+from imagefs.imageconfig import created
 from tests.engines import RunningEngine
 
 
@@ -67,7 +70,11 @@ def test_the_list_of_images(docker_engine: RunningEngine) -> None:
     docker_engine.load_root("engine-test/untagged:1", {"which": b"second"})
     untagged = ask(docker_engine).inspect("engine-test/untagged:1").id
     docker_engine.load_root("engine-test/untagged:1", {"which": b"third"})
-    listed = {image.id: image.names for image in ask(docker_engine).images()}
+    images = ask(docker_engine).images()
+    made = docker_engine.docker("inspect", "--format", "{{.Created}}", image_id)
+    [at] = [image.created for image in images if image.id == image_id]
+    assert at == created(json.dumps({"created": made}).encode()) // 10**9 * 10**9 > 0
+    listed = {image.id: image.names for image in images}
     assert sorted(listed[image_id]) == ["engine-test/listed:1", "engine-test/listed:2"]
     assert listed[untagged] == ()
 
