@@ -7,7 +7,7 @@ mount that has it open keeps it, and the next one gets it anew. Any thread may c
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 from imagefs import imageconfig
 from imagefs.errors import CorruptArchive
 from imagefs.files import host_errors, is_locked
-from imagefs.progress import Progress
+from imagefs.progress import Progress, Silent
 from imagefs.store import Store
 
 _CHUNK = 1 << 20
@@ -153,14 +153,24 @@ def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
     with host_errors(store.root), ThreadPoolExecutor(_WORKERS) as pool:
         digests = pool.map(lambda suspect: _digest(suspect[2], progress), suspects)
         damaged = [
-            (Damage(name, digest), path)
-            for (name, path, _), digest in zip(suspects, digests, strict=True)
-            if digest not in {name, _GONE}
+            suspect
+            for suspect, digest in zip(suspects, digests, strict=True)
+            if digest not in {suspect[0], _GONE}
         ]
         with store.guard():
-            for _, path in damaged:
-                _remove(path)
-    return tuple(damage for damage, _ in damaged)
+            return tuple(_removed(damaged))
+
+
+def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
+    """Remove what is damaged; the guard must be held, so that it is not replaced just now.
+
+    It is hashed again, since another process may have put a whole one in its place.
+    """
+    for name, path, content in suspects:
+        digest = _digest(content, Silent())
+        if digest not in {name, _GONE}:
+            _remove(path)
+            yield Damage(name, digest)
 
 
 def _digest(path: Path, progress: Progress) -> str:

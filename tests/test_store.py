@@ -494,6 +494,21 @@ def test_verify_finds_flipped_bits(store: Store) -> None:
     assert verify(store, Silent()) == ()
 
 
+def test_verify_leaves_what_was_replaced_meanwhile(store: Store) -> None:
+    """A whole layer that another process puts in a damaged one's place stays."""
+    image = put_image(store, b"lower")
+    path = store.layer_path(digest(b"lower"))
+    path.write_bytes(b"lowes")
+
+    class Replacing(Silent):
+        def advance(self, count: int) -> None:
+            with store.layer_writer(digest(b"lower")) as out:
+                out.write(b"lower")
+
+    assert verify(store, Replacing()) == ()
+    assert store.image(image.id) is not None
+
+
 def test_verify_finds_damaged_records(store: Store) -> None:
     """A configuration must be what its image's id says."""
     image = put_image(store, b"lower")
