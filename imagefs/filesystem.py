@@ -17,9 +17,11 @@ class Attr(NamedTuple):
     """Attributes of a node, with the meaning of stat(2); times in seconds and nanoseconds.
 
     `mode` holds the type bits as well, `blocks` counts 512 bytes, `rdev` is as makedev(3) packs
-    it (the kernel's 32-bit encoding). The three times of a file are one: its mtime.
+    it (the kernel's 32-bit encoding). The three times of a file are one: its mtime. `ino` is what
+    people see, `node` what the driver goes by: directories that show the same may share an `ino`.
     """
 
+    node: int
     ino: int
     mode: int
     nlink: int

@@ -6,16 +6,19 @@ given as a stack: the directories of the same path that show through each other,
 Pure functions over indexes; nothing is kept.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from imagefs import rows, tarfmt
-from imagefs.indexfile import Child, Index
+from imagefs.indexfile import Index
 from imagefs.rows import Row
 
 Place: TypeAlias = tuple[int, int]
 """A layer's number and a row of it."""
 Stack: TypeAlias = tuple[Place, ...]
+Visible: TypeAlias = tuple[bytes, int, int, tuple[int, ...]]
+"""An entry of a directory: its name, its place, and its row (a plain tuple, as many are made)."""
 Indexes: TypeAlias = Mapping[int, Index]
 
 _S_IFDIR = 4
@@ -61,33 +64,43 @@ def _deletes(index: Index, directory: Row, name: bytes) -> bool:
     return marker is not None and bool(marker.row.flags & rows.WHITEOUT)
 
 
-def listing(indexes: Indexes, stack: Stack) -> list[tuple[Child, Stack]]:
-    """Return a directory's visible entries, sorted by name, each with its stack or place.
-
-    The Child is the topmost layer's.
-    """
-    found: dict[bytes, tuple[Child, list[Place]]] = {}
+def listing(indexes: Indexes, stack: Stack) -> tuple[list[Visible], dict[bytes, list[Place]]]:
+    """Return a directory's visible entries, sorted by name, and the stacks of its directories."""
+    found: dict[bytes, Visible] = {}
+    stacks: dict[bytes, list[Place]] = {}
     closed: set[bytes] = set()
     for layer, number in stack:
-        index = indexes[layer]
         deleted = []
-        for child in index.children(index.row(number)):
-            name, child_number, row = child
-            flags = row.flags
+        for visible in entries_of(indexes[layer], layer, number):
+            name, _, at, row = visible
+            flags = row[2]
             if flags & rows.WHITEOUT:
                 deleted.append(name[len(tarfmt.WHITEOUT_PREFIX) :])
-            if flags & rows.HIDDEN or name in closed:
+            if flags & rows.HIDDEN:
                 continue
-            there = found.get(name)
-            is_directory = row.mode >> 12 == _S_IFDIR
-            if there is None:
-                found[name] = child, [(layer, child_number)]
-            elif is_directory:
-                there[1].append((layer, child_number))
-            if not is_directory or flags & rows.OPAQUE:
+            if row[3] >> 12 == _S_IFDIR:
+                if name not in closed:
+                    if name not in found:
+                        found[name] = visible
+                        stacks[name] = [(layer, at)]
+                    elif name in stacks:
+                        stacks[name].append((layer, at))
+                    if flags & rows.OPAQUE:
+                        closed.add(name)
+            elif name in stacks:
                 closed.add(name)
+            elif name not in found and name not in closed:
+                found[name] = visible
         closed.update(deleted)
-    return [(child, tuple(places)) for _, (child, places) in sorted(found.items())]
+    return [found[name] for name in sorted(found)], stacks
+
+
+def entries_of(index: Index, layer: int, number: int) -> list[Visible]:
+    """Return all entries of one layer's directory, sorted by name."""
+    directory = index.row(number)
+    names, table = index.table(directory)
+    numbers = range(directory.data, directory.data + len(table))
+    return list(zip(names, itertools.repeat(layer), numbers, table, strict=False))
 
 
 def walk(indexes: Indexes, stack: Stack, path: Sequence[bytes]) -> Stack:

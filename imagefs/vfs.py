@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from imagefs import imageconfig, index, nodeid, rows, summary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
 from imagefs.image import Image
-from imagefs.indexfile import Child, Index
+from imagefs.indexfile import Index
 from imagefs.layer import OpenLayer
-from imagefs.merge import Stack
+from imagefs.merge import Place, Stack, Visible
 from imagefs.rows import Row
 from imagefs.synthetic import SyntheticTree
 from imagefs.view import View
@@ -66,12 +66,16 @@ class ImageFs:
             # What is made below takes its time from here.
             directory.mtime = imageconfig.created(image.config) or directory.mtime
             layers, snapshots = made.directory(parent), made.directory(parent)
+            origins: dict[int, int] = {}
             for at, name in enumerate(image.layer_names()):
-                alone = self._add_view(numbers[at : at + 1], layers.node, merged=False)
+                alone = self._add_view(numbers[at : at + 1], layers.node)
                 made.link(layers.node, name.encode(), alone)
-                upto = self._add_view(numbers[: at + 1], snapshots.node)
+                origins[numbers[at]] = self._next_view << nodeid.VIEW_SHIFT
+                upto = self._add_view(numbers[: at + 1], snapshots.node, origins)
                 made.link(snapshots.node, name.encode(), upto)
-            rootfs = self._add_view(numbers, parent) if numbers else made.directory(parent).node
+            rootfs = (
+                self._add_view(numbers, parent, origins) if numbers else made.directory(parent).node
+            )
             lines = summary.text(image, [self._indexes[number] for number in numbers])
             # All at once: whoever looks meanwhile sees nothing of the image, or all of it.
             made.get(parent).children = {
@@ -124,11 +128,20 @@ class ImageFs:
             self._next_layer += 1
         return numbers
 
-    def _add_view(self, numbers: Sequence[int], parent: int, *, merged: bool = True) -> int:
+    def _add_view(
+        self, numbers: Sequence[int], parent: int, origins: Mapping[int, int] | None = None
+    ) -> int:
+        """Make a view; without `origins` it shows its one layer as it is."""
         number = self._next_view
         if number > nodeid.MAX_VIEWS:
             raise OSError(errno.ENFILE, "too many views under one mount; mount anew")
-        view = View(number, numbers[::-1], self._indexes, merged=merged, parent=parent)
+        view = View(
+            number,
+            numbers[::-1],
+            self._indexes,
+            parent,
+            origins,
+        )
         self._next_view += 1
         self._views[number] = view
         return view.root_node
@@ -158,7 +171,7 @@ class ImageFs:
             attr = self.lookup(node, name)
             if attr is None:
                 return None
-            node = attr.ino
+            node = attr.node
         return node
 
     # FileSystem
@@ -177,7 +190,7 @@ class ImageFs:
         if not found:
             return None
         top, below = found[0]
-        return self._attr(seen, Child(name, below, self._indexes[top].row(below)), found)
+        return self._attr(seen, self._indexes[top].row(below), found)
 
     def getattr(self, node: int) -> Attr:
         """See FileSystem."""
@@ -191,7 +204,7 @@ class ImageFs:
         seen = self._view(view, layer, number)
         if row.flags & rows.IMPLIED:
             _, row = seen.described(layer, number)
-        return _directory(node, row)
+        return self._directory(node, row, seen)
 
     def listdir(self, node: int) -> Sequence[Entry]:
         """See FileSystem."""
@@ -202,44 +215,41 @@ class ImageFs:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
         seen = self._view(view, layer, number)
-        if seen.single(layer, number):
-            return self._list_single(seen, layer, number)
-        return [
-            Entry(child.name, self._attr(seen, child, found))
-            for child, found in seen.listing(layer, number)
-        ]
+        entries, stacks = seen.listing(layer, number)
+        return self._entries(seen, entries, stacks)
 
-    def _list_single(self, view: View, layer: int, number: int) -> list[Entry]:
-        """List a directory that shows one layer only: most are, and this is twice as fast."""
-        index = self._indexes[layer]
-        directory = index.row(number)
-        names, table = index.table(directory)
-        hidden = rows.HIDDEN if view.merged else 0
+    def _entries(
+        self, view: View, entries: Sequence[Visible], stacks: Mapping[bytes, Sequence[Place]]
+    ) -> list[Entry]:
+        """Give the entries of a directory their attributes; what most of them need, in place."""
+        hidden = 0 if not view.merged else rows.HIDDEN
         odd = hidden | rows.FOREIGN | rows.SPARSE | rows.IMPLIED
         reached = view.has_reached
-        base, of_view = nodeid.pack(0, layer, 0), nodeid.pack(view.number, layer, 0)
+        of_view, origins = view.number << nodeid.VIEW_SHIFT, view.origins
         new = tuple.__new__
-        entries = []
-        for at, (name, row) in enumerate(zip(names, table, strict=True), directory.data):
+        found = []
+        for name, layer, at, row in entries:
             _, _, flags, mode, uid, gid, nlink, _, _, nsec, mtime, size, data, _ = row
             kind = mode >> 12
+            place = layer << nodeid.LAYER_SHIFT | at
             if kind == 4 and not flags & odd:
-                fields = of_view | at, mode, 1, uid, gid, 0, _BLOCK, _BLOCK // 512, mtime, nsec
+                node, ino = of_view | place, origins[layer] | place
+                fields = node, ino, mode, 1, uid, gid, 0, _BLOCK, _BLOCK // 512, mtime, nsec
                 attr = new(Attr, fields)
             elif nlink == 1 and not flags & odd and not reached:
                 blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
                 rdev = data if kind in _DEVICES else 0
-                fields = base | at, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
+                fields = place, place, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
                 attr = new(Attr, fields)
             elif flags & hidden:
                 continue
             else:
-                attr = self._attr(view, Child(name, at, Row._make(row)), ((layer, at),))
-            entries.append(new(Entry, (name, attr)))
-        if directory.flags & rows.WHITEOUTS_WITHIN and not view.merged:
+                stack = tuple(stacks.get(name) or ((layer, at),))
+                attr = self._attr(view, Row._make(row), stack)
             # The marker of a long name is longer than Linux takes: it works, but is not shown.
-            return [entry for entry in entries if len(entry.name) <= NAME_MAX]
-        return entries
+            if len(name) <= NAME_MAX:
+                found.append(new(Entry, (name, attr)))
+        return found
 
     def readlink(self, node: int) -> bytes:
         """See FileSystem."""
@@ -353,19 +363,27 @@ class ImageFs:
         child = made.children.get(name)
         return None if child is None else self.getattr(child)
 
-    def _attr(self, view: View, child: Child, found: Stack) -> Attr:
-        """Return the attributes of a directory's entry in a view."""
+    def _attr(self, view: View, row: Row, found: Stack) -> Attr:
+        """Return the attributes of a directory's entry in a view; `row` is its topmost."""
         layer, number = found[0]
-        row = child.row
         if row.mode >> 12 == 4:
             if row.flags & rows.IMPLIED:
                 _, row = view.described(layer, number, found)
-            return _directory(nodeid.pack(view.number, layer, number), row)
+            return self._directory(nodeid.pack(view.number, layer, number), row, view)
         count = 0
         if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_reached:
             count, (layer, number) = view.inode(found[0])
             row = self._indexes[layer].row(number)
         return self._leaf(nodeid.pack(count, layer, number), layer, row, count)
+
+    def _directory(self, node: int, row: Row, view: View) -> Attr:
+        # One link: subdirectories are not counted, as on btrfs and overlayfs.
+        # fmt: off
+        return Attr(
+            node, view.inode_number(node), row.mode, 1, row.uid, row.gid, 0, _BLOCK, _BLOCK // 512,
+            row.mtime, row.mtimensec,
+        )
+        # fmt: on
 
     def _leaf(self, node: int, layer: int, row: Row, count: int) -> Attr:
         kind = row.mode >> 12
@@ -377,8 +395,8 @@ class ImageFs:
         rdev = row.data if kind in _DEVICES else 0
         # fmt: off
         return Attr(
-            node, row.mode, count or row.nlink, row.uid, row.gid, rdev, size, blocks, row.mtime,
-            row.mtimensec,
+            node, node, row.mode, count or row.nlink, row.uid, row.gid, rdev, size, blocks,
+            row.mtime, row.mtimensec,
         )
         # fmt: on
 
@@ -401,15 +419,6 @@ class ImageFs:
 
 
 _NO_ROW = Row(*[0] * len(Row._fields))
-
-
-def _directory(node: int, row: Row) -> Attr:
-    # One link: subdirectories are not counted, as on btrfs and overlayfs.
-    # fmt: off
-    return Attr(
-        node, row.mode, 1, row.uid, row.gid, 0, _BLOCK, _BLOCK // 512, row.mtime, row.mtimensec
-    )
-    # fmt: on
 
 
 def _error(number: int) -> OSError:

@@ -5,14 +5,14 @@ and how many names of a file a view shows. All it remembers is bounded, and can 
 May be used by many threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from imagefs import merge, nodeid, rows
 from imagefs.fold import clean
-from imagefs.indexfile import Child, Index
-from imagefs.merge import Place, Stack
+from imagefs.indexfile import Index
+from imagefs.merge import Place, Stack, Visible
 from imagefs.rows import Row
 
 _REMEMBERED = 16_384
@@ -29,8 +29,9 @@ class _Foreign(NamedTuple):
 class View:
     """One tree over `layers` (numbers, topmost first); `indexes` gives the index of each.
 
-    A merged view resolves whiteouts; another shows its one layer as it is. `parent` is the node
-    id of the directory that holds the view's root.
+    `parent` is the node id of the directory that holds the view's root. A merged view resolves
+    whiteouts, and has `origins`: for each layer the view that ends with it, as the high bits of a
+    node id. Without them a view shows its one layer as it is.
     """
 
     def __init__(
@@ -38,16 +39,16 @@ class View:
         number: int,
         layers: Sequence[int],
         indexes: dict[int, Index],
-        *,
-        merged: bool,
         parent: int,
+        origins: Mapping[int, int] | None,
     ) -> None:
         self.number = number
         self.layers = tuple(layers)
-        self.merged = merged
+        self.merged = origins is not None
         self.parent = parent
+        self.origins = origins or {layers[0]: number << nodeid.VIEW_SHIFT}
         self._indexes = indexes
-        self._root: Stack = merge.root(indexes, layers) if merged else ((layers[0], 0),)
+        self._root: Stack = merge.root(indexes, layers) if self.merged else ((layers[0], 0),)
         self._stacks: dict[Place, Stack] = {}
         self._counts: dict[Place, int] = {}
 
@@ -55,6 +56,19 @@ class View:
     def root_node(self) -> int:
         """The node id of the view's root directory."""
         return nodeid.pack(self.number, *self._root[0])
+
+    def inode_number(self, node: int) -> int:
+        """Return what stat(2) is to call a directory's node: the same wherever it looks the same.
+
+        What a directory shows is settled by the topmost layer that has it and by the layers below.
+        So it takes the number from the snapshot that ends with that layer, and `diff -r` passes
+        over what two snapshots share. The kernel goes by node ids, which stay apart. The views'
+        roots have numbers of their own: they may stand beside each other on a command line.
+        """
+        layer = node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK
+        if not layer or not node & nodeid.ROW_MASK:
+            return node
+        return self.origins[layer] | node & (1 << nodeid.VIEW_SHIFT) - 1
 
     @property
     def has_reached(self) -> bool:
@@ -161,17 +175,18 @@ class View:
             self._remember(*stack[0], stack)
         return stack
 
-    def single(self, layer: int, number: int) -> bool:
-        """Tell whether a directory shows one layer only, the one that its node id names."""
-        return not self.merged or len(self.stack(layer, number)) == 1
+    def listing(self, layer: int, number: int) -> tuple[list[Visible], dict[bytes, list[Place]]]:
+        """Return a directory's entries, and the stacks of the directories among them.
 
-    def listing(self, layer: int, number: int) -> list[tuple[Child, Stack]]:
-        """Return a merged directory's entries, each with its stack or place."""
-        entries = merge.listing(self._indexes, self.stack(layer, number))
-        for child, places in entries:
-            if child.row.mode >> 12 == 4:
-                self._remember(*places[0], places)
-        return entries
+        One that shows a single layer has no stacks to tell, but entries that are hidden.
+        """
+        stack = self.stack(layer, number) if self.merged else ()
+        if len(stack) <= 1:
+            return merge.entries_of(self._indexes[layer], layer, number), {}
+        entries, stacks = merge.listing(self._indexes, stack)
+        for places in stacks.values():
+            self._remember(*places[0], tuple(places))
+        return entries, stacks
 
     def inode(self, place: Place) -> tuple[int, Place]:
         """Return the inode that a leaf's name leads to, and how many names of it are visible.

@@ -24,13 +24,13 @@ def walk(fs: FileSystem) -> None:
             assert len(name) <= 255
             kind = stat.S_IFMT(attr.mode)
             if kind == stat.S_IFDIR:
-                queue.append(attr.ino)
+                queue.append(attr.node)
             elif kind == stat.S_IFLNK:
-                assert len(fs.readlink(attr.ino)) == attr.size <= 4096
+                assert len(fs.readlink(attr.node)) == attr.size <= 4096
             elif kind == stat.S_IFREG:
-                look_into(fs, attr.ino, attr.size)
-            for xattr in fs.listxattr(attr.ino)[:20]:
-                assert fs.getxattr(attr.ino, xattr) is not None
+                look_into(fs, attr.node, attr.size)
+            for xattr in fs.listxattr(attr.node)[:20]:
+                assert fs.getxattr(attr.node, xattr) is not None
         some = entries[:: len(entries) // 50 + 1]
         assert [fs.lookup(directory, name) for name, _ in some] == [attr for _, attr in some]
 

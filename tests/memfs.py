@@ -94,6 +94,7 @@ class MemFs:
         seconds, nanoseconds = divmod(int(Fraction(it.mtime) * 10**9), 10**9)
         return Attr(
             node,
+            node,
             _TYPES[it.type] | it.mode,
             self._links[node],
             it.uid,
@@ -174,7 +175,7 @@ class LiveFs(MemFs):
 
     def getattr(self, node: int) -> Attr:
         if node > 1_000_000:
-            return Attr(node, stat.S_IFREG | 0o444, 1, 0, 0, 0, 0, 0, 0, 0)
+            return Attr(node, node, stat.S_IFREG | 0o444, 1, 0, 0, 0, 0, 0, 0, 0)
         attr = super().getattr(node)
         if node == self._changing:
             seconds, nanoseconds = divmod(os.stat(self._names).st_mtime_ns, 10**9)

@@ -31,11 +31,11 @@ def tree_of(fs: FileSystem, top: str = "") -> Tree:
     for path, attr in sorted(tars.paths(fs, top).items()):
         said = b""
         if stat.S_ISLNK(attr.mode):
-            said = fs.readlink(attr.ino)
+            said = fs.readlink(attr.node)
         elif stat.S_ISREG(attr.mode):
-            said = fs.read(attr.ino, 0, attr.size)
-        xattrs = [(name, fs.getxattr(attr.ino, name)) for name in sorted(fs.listxattr(attr.ino))]
-        tree[path] = (*attr[1:], names.setdefault(attr.ino, path), said, xattrs)
+            said = fs.read(attr.node, 0, attr.size)
+        xattrs = [(name, fs.getxattr(attr.node, name)) for name in sorted(fs.listxattr(attr.node))]
+        tree[path] = (*attr[2:], names.setdefault(attr.node, path), said, xattrs)
     return tree
 
 

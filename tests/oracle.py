@@ -302,11 +302,11 @@ def shown(fs: FileSystem, top: str, layer_names: list[str]) -> dict[str, Seen]:
     assert listed_only == found
     names: dict[int, set[str]] = {}
     for path, attr in found.items():
-        names.setdefault(attr.ino, set()).add(path)
+        names.setdefault(attr.node, set()).add(path)
     seen = {}
     for path, attr in found.items():
-        listed = [(n, fs.getxattr(attr.ino, n) or b"") for n in fs.listxattr(attr.ino)]
-        origin = (fs.getxattr(attr.ino, b"user.imagefs.layer") or b"").decode()
+        listed = [(n, fs.getxattr(attr.node, n) or b"") for n in fs.listxattr(attr.node)]
+        origin = (fs.getxattr(attr.node, b"user.imagefs.layer") or b"").decode()
         seen[path] = Seen(
             attr.mode,
             attr.uid,
@@ -316,7 +316,7 @@ def shown(fs: FileSystem, top: str, layer_names: list[str]) -> dict[str, Seen]:
             tuple(sorted((name.decode(), value) for name, value in listed)),
             layer_names.index(origin),
             attr.nlink,
-            frozenset(names[attr.ino]),
+            frozenset(names[attr.node]),
         )
     return seen
 
@@ -328,7 +328,7 @@ def walk(fs: FileSystem, top: str) -> dict[str, Attr]:
     found: dict[str, Attr] = {}
     queue = [("", start)]
     for prefix, directory in queue:
-        for entry in fs.listdir(directory.ino):
+        for entry in fs.listdir(directory.node):
             path = prefix + entry.name.decode("utf-8", "surrogateescape")
             found[path] = entry.attr
             if stat.S_ISDIR(entry.attr.mode):
@@ -342,11 +342,11 @@ def content_of(fs: FileSystem, path: str, top: str) -> object:
     kind = stat.S_IFMT(attr.mode)
     if kind == stat.S_IFREG:
         try:
-            return fs.read(attr.ino, 0, attr.size + 1)
+            return fs.read(attr.node, 0, attr.size + 1)
         except OSError:
             return "lost"
     if kind == stat.S_IFLNK:
-        return fs.readlink(attr.ino).decode()
+        return fs.readlink(attr.node).decode()
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         return attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF
     return None

@@ -116,7 +116,7 @@ def resolve(fs: FileSystem, path: str) -> Attr | None:
     attr: Attr | None = fs.getattr(ROOT_ID)
     for name in filter(None, path.split("/")):
         assert attr is not None
-        attr = fs.lookup(attr.ino, name.encode("utf-8", "surrogateescape"))
+        attr = fs.lookup(attr.node, name.encode("utf-8", "surrogateescape"))
         if attr is None:
             return None
     return attr
@@ -126,7 +126,7 @@ def read(fs: FileSystem, path: str) -> bytes:
     """Return a file's whole content."""
     attr = resolve(fs, path)
     assert attr is not None, path
-    return fs.read(attr.ino, 0, attr.size)
+    return fs.read(attr.node, 0, attr.size)
 
 
 def paths(fs: FileSystem, top: str = "") -> dict[str, Attr]:
@@ -140,10 +140,10 @@ def paths(fs: FileSystem, top: str = "") -> dict[str, Attr]:
     queue = [("", start)]
     while queue:
         prefix, directory = queue.pop()
-        for entry in fs.listdir(directory.ino):
+        for entry in fs.listdir(directory.node):
             path = prefix + entry.name.decode("utf-8", "surrogateescape")
-            assert fs.lookup(directory.ino, entry.name) == entry.attr, path
-            assert fs.getattr(entry.attr.ino) == entry.attr, path
+            assert fs.lookup(directory.node, entry.name) == entry.attr, path
+            assert fs.getattr(entry.attr.node) == entry.attr, path
             found[path] = entry.attr
             if stat.S_ISDIR(entry.attr.mode):
                 queue.append((path + "/", entry.attr))
@@ -160,10 +160,10 @@ def shown(fs: FileSystem, top: str = "rootfs") -> dict[str, str]:
         if kind == stat.S_IFDIR:
             view[path + "/"] = ""
         elif kind == stat.S_IFLNK:
-            view[path] = "-> " + fs.readlink(attr.ino).decode("utf-8", "surrogateescape")
+            view[path] = "-> " + fs.readlink(attr.node).decode("utf-8", "surrogateescape")
         elif kind == stat.S_IFREG:
             try:
-                view[path] = fs.read(attr.ino, 0, attr.size).decode("utf-8", "surrogateescape")
+                view[path] = fs.read(attr.node, 0, attr.size).decode("utf-8", "surrogateescape")
             except OSError as error:
                 view[path] = f"!{error.errno}"
         else:

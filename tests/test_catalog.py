@@ -59,7 +59,7 @@ def node_of(fs: ImageFs, *path: bytes) -> int:
     for name in path:
         found = fs.lookup(node, name)
         assert found is not None, name
-        node = found.ino
+        node = found.node
     return node
 
 

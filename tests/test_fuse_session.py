@@ -9,7 +9,9 @@ import logging
 import os
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from imagefs.filesystem import Attr, Entry
 from imagefs.fuse import abi
 from imagefs.fuse.listings import Listings
-from imagefs.fuse.session import BRIEFLY, FOREVER, Session, interrupts, number_of
+from imagefs.fuse.replies import BRIEFLY, FOREVER
+from imagefs.fuse.session import Session, interrupts, number_of
 from tests.memfs import MemFs
 from tests.silence import nothing_logged
 from tests.tars import Dir, File, Sym
@@ -323,12 +326,65 @@ def test_a_wide_directory_is_listed_once() -> None:
 
 
 def test_kept_listings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directories that nobody reads to their end do not pile up."""
-    monkeypatch.setattr(Listings, "MOST_ENTRIES", 10)
-    listings = Listings(MemFs({f"d{n}/{f}": "" for n in range(9) for f in (["", *"abcd"])}))
+    """Directories that have been read do not pile up."""
+    monkeypatch.setattr(Listings, "MOST_BYTES", 5000)
+    session = Session(MemFs({f"d{n}/{f}": "" for n in range(9) for f in (["", *"abcd"])}))
+    listings = session._listings
     for node in [2 + 5 * number for number in range(9)]:
-        assert len(listings.part(node, 0, 2)) == 2
-        assert sum(map(len, listings._kept.values())) <= 10
+        assert answer(session, abi.FUSE_READDIRPLUS, node, read_body(0, 4096))[1]
+        assert 0 < listings._bytes <= 5000
+        assert sum(part.weight() for part in listings._parts.values()) == listings._bytes
+
+
+class Counted(MemFs):
+    """Counts how often each directory is listed."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        super().__init__(tree)
+        self.listed: Counter[int] = Counter()
+
+    def listdir(self, node: int) -> Sequence[Entry]:
+        self.listed[node] += 1
+        return super().listdir(node)
+
+
+def test_a_walk_finds_its_directories_prepared() -> None:
+    """Once a tool goes down a tree, the directories that it has yet to read are packed ahead."""
+    fs = Counted({f"d{n}/{f}": "" for n in range(9) for f in (["", "a"])})
+    session = Session(fs)
+    nodes = {name: fs.lookup(1, name) for name in (b"d0", b"d1", b"d8")}
+    first, second, last = (attr.node for attr in nodes.values() if attr)
+    answer(session, abi.FUSE_READDIRPLUS, 1, read_body(0, 4096))
+    assert not session.prepare()
+    assert fs.listed == {1: 1}
+    expected = answer(Session(fs), abi.FUSE_READDIRPLUS, second, read_body(0, 4096))
+    fs.listed.clear()
+    answer(session, abi.FUSE_READDIRPLUS, first, read_body(0, 4096))
+    while session.prepare():
+        pass
+    assert fs.listed[second] == fs.listed[last] == 1
+    assert answer(session, abi.FUSE_READDIRPLUS, second, read_body(0, 4096)) == expected
+    assert fs.listed[second] == 1
+
+
+def test_what_cannot_be_prepared_is_told_when_it_is_asked_for() -> None:
+    """An error while looking ahead does no harm; the request itself gets it."""
+
+    class Damaged(Counted):
+        def listdir(self, node: int) -> Sequence[Entry]:
+            entries = super().listdir(node)
+            if node not in (1, 2):
+                raise OSError(errno.EIO, "lost")
+            return entries
+
+    fs = Damaged({"d0/": "", "d1/": ""})
+    session = Session(fs)
+    for node in (1, 2):
+        assert answer(session, abi.FUSE_READDIRPLUS, node, read_body(0, 4096))[0] == 0
+    while session.prepare():
+        pass
+    assert fs.listed[3] == 1
+    assert answer(session, abi.FUSE_READDIRPLUS, 3, read_body(0, 4096)) == (errno.EIO, b"")
 
 
 @pytest.mark.parametrize("offset", range(9))

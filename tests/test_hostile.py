@@ -454,8 +454,8 @@ def test_no_name_leaves_the_tree(tmp_path: Path) -> None:
     root = resolve(fs, "rootfs")
     assert root is not None
     assert fs.lookup(ROOT_ID, b"..") == fs.getattr(ROOT_ID)
-    assert fs.lookup(root.ino, b"etc/passwd") is None
-    assert fs.lookup(root.ino, b"") is None
+    assert fs.lookup(root.node, b"etc/passwd") is None
+    assert fs.lookup(root.node, b"") is None
 
 
 def test_names_are_printable_in_layers_txt(tmp_path: Path) -> None:
@@ -523,12 +523,12 @@ def test_a_changed_archive_is_an_io_error(
     before = os.stat(path).st_mtime_ns
     attr = resolve(fs, "rootfs/f")
     assert attr is not None
-    assert fs.read(attr.ino, 0, 100) == b"content"
+    assert fs.read(attr.node, 0, 100) == b"content"
     CHANGES[name](path)
     while os.stat(path).st_mtime_ns == before:
         os.utime(path)
     with pytest.raises(OSError, match="changed") as error:
-        fs.read(attr.ino, 0, 100)
+        fs.read(attr.node, 0, 100)
     assert error.value.errno == errno.EIO
     assert shown(fs)["d/"] == ""
     count("archives changed while mounted: ways", 1)

@@ -71,7 +71,7 @@ def everything(image: Image, folder: Path) -> tuple[object, ...]:
     """Return all that the image's file system shows."""
     fs = image_fs(image, folder)
     seen = paths(fs)
-    xattrs = {path: fs.listxattr(attr.ino) for path, attr in seen.items()}
+    xattrs = {path: fs.listxattr(attr.node) for path, attr in seen.items()}
     return seen, shown(fs, "rootfs"), read(fs, "layers.txt"), xattrs, fs.statfs()
 
 

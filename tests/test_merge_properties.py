@@ -229,7 +229,7 @@ def listing(fs: ImageFs, top: str) -> dict[str, tuple[object, ...]]:
     found: dict[str, tuple[object, ...]] = {}
     inodes: dict[int, set[str]] = {}
     for path, attr in paths(fs, top).items():
-        inode = inodes.setdefault(attr.ino, set())
+        inode = inodes.setdefault(attr.node, set())
         inode.add(path)
         content = oracle.content_of(fs, path, top)
         if stat.S_ISCHR(attr.mode):

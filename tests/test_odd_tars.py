@@ -169,7 +169,7 @@ def test_plain_files_at_the_limits_of_their_packing(tmp_path: Path) -> None:
 def ino(fs: ImageFs, path: str) -> int:
     attr = resolve(fs, path)
     assert attr is not None, path
-    return attr.ino
+    return attr.node
 
 
 # Sparse files
@@ -201,13 +201,13 @@ def test_sparse_files(name: str, tmp_path: Path) -> None:
     assert attr.size == 12 * GIB + 5
     assert attr.blocks <= 3 * 2 * 8
     for at in (0, GIB, 9 * GIB + 4096):
-        assert fs.read(attr.ino, at, 20) == b"data at %12d" % at
-    assert fs.read(attr.ino, 5 * GIB, 65536) == bytes(65536)
-    assert fs.read(attr.ino, attr.size - 3, 65536) == bytes(3)
-    assert fs.read(attr.ino, GIB - 100, 200) == bytes(100) + (b"data at %12d" % GIB).ljust(
+        assert fs.read(attr.node, at, 20) == b"data at %12d" % at
+    assert fs.read(attr.node, 5 * GIB, 65536) == bytes(65536)
+    assert fs.read(attr.node, attr.size - 3, 65536) == bytes(3)
+    assert fs.read(attr.node, GIB - 100, 200) == bytes(100) + (b"data at %12d" % GIB).ljust(
         100, b"\0"
     )
-    check_seeking(fs, attr.ino, path)
+    check_seeking(fs, attr.node, path)
 
 
 def check_seeking(fs: ImageFs, node: int, path: Path) -> None:
@@ -238,10 +238,10 @@ def test_a_tebibyte_of_hole(tmp_path: Path) -> None:
     assert hole_attr is not None
     assert empty is not None
     assert (hole_attr.size, hole_attr.blocks, empty.size, empty.blocks) == (TIB, 0, 0, 0)
-    assert fs.read(hole_attr.ino, TIB - 10, 100) == bytes(10)
-    assert fs.read(hole_attr.ino, TIB, 100) == b""
-    assert fs.seek(hole_attr.ino, 7, os.SEEK_HOLE) == 7
-    assert fs.read(empty.ino, 0, 100) == b""
+    assert fs.read(hole_attr.node, TIB - 10, 100) == bytes(10)
+    assert fs.read(hole_attr.node, TIB, 100) == b""
+    assert fs.seek(hole_attr.node, 7, os.SEEK_HOLE) == 7
+    assert fs.read(empty.node, 0, 100) == b""
 
 
 # Many of everything
@@ -272,14 +272,14 @@ def test_a_thousand_directories_deep(tmp_path: Path) -> None:
     for _ in range(1000):
         attr = fs.lookup(node, b"d")
         assert attr is not None
-        node = attr.ino
+        node = attr.node
     assert fs.getattr(node).mode & 0o777 == 0o700
     assert [entry.name for entry in fs.listdir(node)] == [b"f", b"g"]
     assert read(fs, f"rootfs/{deep}f") == b"above"
     for _ in range(1000):
         up = fs.lookup(node, b"..")
         assert up is not None
-        node = up.ino
+        node = up.node
     assert fs.getattr(node) == top
 
 

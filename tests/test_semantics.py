@@ -249,7 +249,7 @@ def test_merged_root(name: str, tmp_path: Path) -> None:
 def resolve_ino(fs: object, path: str) -> int:
     attr = resolve(fs, path)  # type: ignore[arg-type]
     assert attr is not None
-    return attr.ino
+    return attr.node
 
 
 def test_layers_are_shown_as_they_are(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_directory_metadata_is_replaced_and_children_kept(tmp_path: Path) -> Non
     attr = resolve(fs, "rootfs/d")
     assert attr is not None
     assert (attr.mode, attr.uid, attr.gid, attr.mtime) == (stat.S_IFDIR | 0o2710, 7, 8, 5)
-    assert fs.getxattr(attr.ino, b"user.k") == b"v"
+    assert fs.getxattr(attr.node, b"user.k") == b"v"
 
 
 @pytest.mark.parametrize("upper", ["d/x", "d/.wh.a"])
@@ -341,9 +341,38 @@ def test_link_in_an_unchanged_snapshot_is_one_inode(tmp_path: Path) -> None:
         f"snapshots/{e.name.decode()}" for e in fs.listdir(resolve_ino(fs, "snapshots"))
     )
     low, high = paths(fs, below), paths(fs, above)
-    assert low["d/c"].ino == high["d/c"].ino
-    assert low["a"].ino == high["b"].ino
-    assert low["d"].ino != high["d"].ino
+    assert low["d/c"].node == high["d/c"].node
+    assert low["a"].node == high["b"].node
+    assert low["d"].node != high["d"].node
+
+
+def test_a_directory_has_one_inode_number_where_it_shows_the_same(tmp_path: Path) -> None:
+    """What a layer does not touch has the number that it had below; what it touches, another."""
+    fs = fs_of(
+        [
+            layer({"same/sub/f": "1", "touched/sub/f": "1", "other/f": "1"}),
+            layer({"touched/new": "2", "other/.wh.f": ""}),
+            layer({"x": ""}),
+        ],
+        tmp_path,
+    )
+    names = [entry.name.decode() for entry in fs.listdir(resolve_ino(fs, "snapshots"))]
+    seen = [paths(fs, view) for view in (*(f"snapshots/{name}" for name in names), "rootfs")]
+    for path, same in (
+        ("same", (0, 0, 0, 0)),
+        ("same/sub", (0, 0, 0, 0)),
+        ("touched", (0, 1, 1, 1)),
+        ("touched/sub", (0, 0, 0, 0)),
+        ("other", (0, 1, 1, 1)),
+    ):
+        attrs = [view[path] for view in seen]
+        assert [attr.ino for attr in attrs] == [attrs[number].ino for number in same], path
+        assert len({attr.ino for attr in attrs}) == len(set(same)), path
+        assert len({attr.node for attr in attrs}) == len(seen), path
+        for view, attr in zip(seen, attrs, strict=True):
+            assert fs.getattr(attr.node) == view[path], path
+    roots = {fs.getattr(resolve_ino(fs, f"snapshots/{name}")).ino for name in names}
+    assert len(roots | {fs.getattr(resolve_ino(fs, "rootfs")).ino}) == 4
 
 
 def test_modes_survive(tmp_path: Path) -> None:

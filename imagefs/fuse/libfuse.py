@@ -22,12 +22,10 @@ from imagefs.errors import HostError, MountError
 from imagefs.filesystem import ROOT_ID, Attr, FileSystem
 from imagefs.fuse.abi import NAME_MAX
 from imagefs.fuse.mount import MountOptions, check, escaped
-from imagefs.fuse.replies import denial, errno_of
+from imagefs.fuse.replies import BLKSIZE, BRIEFLY, denial, errno_of
 
 _ENCODING = "latin-1"
 _FOREVER = 10**9  # seconds that the kernel may keep what never changes
-_BRIEFLY = 1
-_BLKSIZE = 4096
 _MOST_PATHS = 10_000
 
 _log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ def serve(
     fuse = load()
     place = os.fsencode(mountinfo.absolute(mountpoint)).decode(_ENCODING)
     all_stable = fs.is_stable(ROOT_ID)
-    timeout = _FOREVER if all_stable else _BRIEFLY
+    timeout = _FOREVER if all_stable else BRIEFLY
     with _complaints() as complaints:
         operations = _Operations(fs, ready, complaints.end, fuse.fuse_exit)
         try:
@@ -185,7 +183,7 @@ class _Operations:
             "st_rdev": attr.rdev,
             "st_size": attr.size,
             "st_blocks": attr.blocks,
-            "st_blksize": _BLKSIZE,
+            "st_blksize": BLKSIZE,
             "st_atime": time,
             "st_mtime": time,
             "st_ctime": time,
@@ -197,7 +195,7 @@ class _Operations:
             raise OSError(number, os.strerror(number))
 
     def opendir(self, path: str) -> int:
-        return self._directories.find(path).ino
+        return self._directories.find(path).node
 
     def readdir(self, _path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
         own = self._fs.getattr(fh)
@@ -208,25 +206,25 @@ class _Operations:
         ]
 
     def readlink(self, path: str) -> str:
-        return self._fs.readlink(self._directories.find(path).ino).decode(_ENCODING)
+        return self._fs.readlink(self._directories.find(path).node).decode(_ENCODING)
 
     def open(self, path: str, flags: int) -> int:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self._read_only()
-        return self._directories.find(path).ino
+        return self._directories.find(path).node
 
     def read(self, _path: str, size: int, offset: int, fh: int) -> bytes:
         return self._fs.read(fh, offset, size)
 
     def getxattr(self, path: str, name: str, *_position: int) -> bytes:
-        node = self._directories.find(path).ino
+        node = self._directories.find(path).node
         value = self._fs.getxattr(node, name.encode(_ENCODING))
         if value is None:
             raise OSError(errno.ENODATA, "no such attribute")
         return value
 
     def listxattr(self, path: str) -> list[str]:
-        names = self._fs.listxattr(self._directories.find(path).ino)
+        names = self._fs.listxattr(self._directories.find(path).node)
         return [name.decode(_ENCODING) for name in names]
 
     def statfs(self, _path: str) -> dict[str, int]:
@@ -272,7 +270,7 @@ class _Directories:
             missing.append(name)
             node = self._recall(path)
         for name in reversed(missing):
-            parent, node = node, self._child(node, name).ino
+            parent, node = node, self._child(node, name).node
             path = f"{path}/{name}"
             if self._fs.is_stable(parent):
                 self._remember(path, node)

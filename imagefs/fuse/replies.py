@@ -18,6 +18,13 @@ Handler = Callable[[int, int, bytes], Reply]
 BODY = 40
 """Where a request's own struct begins, behind struct fuse_in_header."""
 
+FOREVER = 2**63 - 1
+"""Seconds that the kernel may keep what never changes; it clamps the number itself."""
+BRIEFLY = 1
+"""Seconds that it may keep what does change."""
+BLKSIZE = 4096
+"""The st_blksize of every file."""
+
 out_header = abi.OUT_HEADER.pack
 
 

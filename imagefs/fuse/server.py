@@ -16,20 +16,15 @@ from pathlib import Path
 from imagefs import mountinfo
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
-from imagefs.fuse import abi
 from imagefs.fuse.mount import MountOptions, mount, unmount_for_good
 from imagefs.fuse.notices import Notices
 from imagefs.fuse.replies import Reply
+from imagefs.fuse.requests import GO_ON, Requests
 from imagefs.fuse.session import Session
 from imagefs.fuse.slow import SlowRequests
 from imagefs.fuse.undertaker import Undertaker
 
 __all__ = ["MountOptions", "serve"]
-
-# No request is longer: nothing is written, and the kernel cuts lists of nodes to forget to fit.
-_BUFFER = abi.FUSE_MIN_READ_BUFFER
-# ENOENT: the request was taken back before it was read, or its asker has gone before the reply.
-_GO_ON = {errno.ENOENT, errno.EINTR, errno.EAGAIN}
 
 _log = logging.getLogger(__name__)
 
@@ -64,12 +59,13 @@ class _Server:
         device = mount(self._place, self._options)
         try:
             self._mounted = mountinfo.at(self._place)
-            _agree(device, self._session)
+            requests = Requests(device, self._session.prepare)
+            _agree(requests, device, self._session)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
             self._ready()
             with _no_collector():
-                _answer(device, self._session)
+                _answer(requests, device, self._session)
         finally:
             # Still mounted if `ready` failed, or if somebody cut the connection.
             self.unmount()
@@ -81,38 +77,22 @@ class _Server:
             unmount_for_good(self._place)
 
 
-def _agree(device: int, session: Session) -> None:
+def _agree(requests: Requests, device: int, session: Session) -> None:
     """Answer INIT, which a kernel with a later major version sends twice."""
     for _ in range(2):
-        _send(device, session.handle(_next_request(device)))
+        _send(device, session.handle(requests.first()))
         if session.minor is not None:
             return
     raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
 
 
-def _next_request(device: int) -> bytes:
-    while True:
-        try:
-            return os.read(device, _BUFFER)
-        except OSError as error:
-            if error.errno not in _GO_ON:
-                raise
-
-
-def _answer(device: int, session: Session) -> None:
+def _answer(requests: Requests, device: int, session: Session) -> None:
     """Answer requests until there is no mount any more."""
-    read, writev, handle = os.read, os.writev, session.handle
+    next_one, writev, handle = requests.next, os.writev, session.handle
     takes = SlowRequests(session, lambda reply: _send(device, reply)).take
     all_stable = session.all_stable
-    while True:
-        try:
-            request = read(device, _BUFFER)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return
-            if error.errno not in _GO_ON:
-                raise
-            continue
+    requests.watch()
+    while request := next_one():
         if all_stable or not takes(request):
             reply = handle(request)
             if reply:
@@ -131,7 +111,7 @@ def _send(device: int, reply: Reply) -> None:
 
 def _unsent(error: OSError, reply: Reply) -> None:
     # With ENODEV the mount is gone, which the next read says as well.
-    if error.errno not in _GO_ON and error.errno != errno.ENODEV:
+    if error.errno not in GO_ON and error.errno != errno.ENODEV:
         _log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)
 
 

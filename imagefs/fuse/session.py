@@ -16,7 +16,6 @@ A stable directory holds only stable nodes. Thus where the root is stable all is
 """
 
 import errno
-import itertools
 import logging
 import os
 import struct
@@ -24,16 +23,20 @@ import struct
 from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.fuse import abi, replies
 from imagefs.fuse.listings import Listings
-from imagefs.fuse.replies import BODY, Handler, Reply, done, errno_of, failed
-
-FOREVER = 2**63 - 1
-"""Seconds that the kernel may keep what never changes; it clamps the number itself."""
-BRIEFLY = 1
-"""Seconds that it may keep what does change."""
+from imagefs.fuse.replies import (
+    BLKSIZE,
+    BODY,
+    BRIEFLY,
+    FOREVER,
+    Handler,
+    Reply,
+    done,
+    errno_of,
+    failed,
+)
 
 _MAX_PAGES = 256
 _MAX_BACKGROUND = 64
-_BLKSIZE = 4096
 _OLDEST_MINOR = 31
 _WANTED = (
     abi.FUSE_ASYNC_READ
@@ -48,7 +51,6 @@ _WANTED = (
 )
 _LOOKS_INSIDE = {abi.FUSE_LOOKUP, abi.FUSE_GETATTR, abi.FUSE_READDIR, abi.FUSE_READDIRPLUS}
 _UNANSWERED = {abi.FUSE_FORGET, abi.FUSE_BATCH_FORGET}
-_NO_ENTRY = (0,) * 18  # the fuse_entry_out of `.` and `..`: no node, so nothing to look up
 
 _log = logging.getLogger(__name__)
 _in_header = abi.IN_HEADER.unpack_from
@@ -56,11 +58,6 @@ _read_in = abi.READ_IN.unpack_from
 _out_header = abi.OUT_HEADER.pack
 _entry_reply = abi.ENTRY_REPLY.pack
 _attr_reply = abi.ATTR_REPLY.pack
-# By the length of the name: the size of the record, and what packs it.
-_DIRENT = [(s.size, s.pack) for s in (abi.DIRENT[(n + 7) // 8] for n in range(256))]
-_DIRENTPLUS = [(s.size, s.pack) for s in (abi.DIRENTPLUS[(n + 7) // 8] for n in range(256))]
-_SMALLEST_DIRENT = abi.DIRENT[1].size
-_SMALLEST_DIRENTPLUS = abi.DIRENTPLUS[1].size
 
 
 class Session:
@@ -78,7 +75,7 @@ class Session:
         self._fs_read = fs.read
         self._opens_itself = self._opens_dirs_itself = False
         self.all_stable = fs.is_stable(ROOT_ID)
-        self._listings = Listings(fs)
+        self._listings = Listings(fs, self._valid, all_stable=self.all_stable)
         self._handlers: dict[int, Handler] = replies.OUT_OF_HAND | {
             abi.FUSE_INIT: self._init,
             abi.FUSE_LOOKUP: self._lookup,
@@ -121,6 +118,14 @@ class Session:
             number = errno.EIO
         return () if opcode in _UNANSWERED else failed(unique, number)
 
+    def prepare(self) -> bool:
+        """Do a little of what will probably be asked for soon; tell whether there was any."""
+        try:
+            return self._listings.prepare()
+        except Exception:
+            _log.debug("a directory could not be prepared", exc_info=True)
+            return False
+
     def may_block(self, request: bytes) -> bool:
         """Tell whether answering may take long, so that other requests must not wait for it."""
         if self.all_stable or len(request) < BODY:
@@ -147,7 +152,7 @@ class Session:
             offered & _WANTED,
             _MAX_BACKGROUND,
             _MAX_BACKGROUND * 3 // 4,
-            _BLKSIZE,  # max_write: nothing is written, so that requests fit a small buffer
+            BLKSIZE,  # max_write: nothing is written, so that requests fit a small buffer
             1,  # time_gran, in nanoseconds
             _MAX_PAGES,
         )
@@ -161,23 +166,24 @@ class Session:
         valid = FOREVER if self.all_stable else self._valid(parent)
         if attr is None:
             return (abi.NEGATIVE_REPLY.pack(144, 0, unique, 0, valid),)
-        ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = attr
+        node, ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = attr
         attr_valid = valid
         if not self.all_stable:
-            attr_valid = valid if valid == FOREVER else self._valid(ino)
-            self._fs.refer((ino,), 1)
+            attr_valid = valid if valid == FOREVER else self._valid(node)
+            self._fs.refer((node,), 1)
         return (_entry_reply(
-            144, 0, unique, ino, valid, attr_valid,
+            144, 0, unique, node, valid, attr_valid,
             ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
-            mode, nlink, uid, gid, rdev, _BLKSIZE,
+            mode, nlink, uid, gid, rdev, BLKSIZE,
         ),)  # fmt: skip
 
     def _getattr(self, unique: int, node: int, _request: bytes) -> Reply:
-        ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = self._fs_getattr(node)
+        attr = self._fs_getattr(node)
+        _, ino, mode, nlink, uid, gid, rdev, size, blocks, mtime, nsec = attr
         return (_attr_reply(
             120, 0, unique, self._valid(node),
             ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
-            mode, nlink, uid, gid, rdev, _BLKSIZE,
+            mode, nlink, uid, gid, rdev, BLKSIZE,
         ),)  # fmt: skip
 
     def _valid(self, node: int) -> int:
@@ -190,46 +196,15 @@ class Session:
 
     def _readdirplus(self, unique: int, node: int, request: bytes) -> Reply:
         offset, room = _read_in(request, BODY)
-        entries = self._listings.part(node, offset, room // _SMALLEST_DIRENTPLUS + 1)
-        valid = self._valid(node)
-        records = []
-        if offset < 2:
-            for name, attr in self._listings.dots(node, offset):
-                size, pack = _DIRENTPLUS[len(name)]
-                room -= size
-                if room < 0:
-                    break
-                offset += 1
-                records.append(pack(*_NO_ENTRY, attr.ino, offset, len(name), attr.mode >> 12, name))
-        dots = len(records)
-        for name, (ino, mode, nlink, uid, gid, rdev, length, blocks, mtime, nsec) in entries:
-            size, pack = _DIRENTPLUS[len(name)]
-            room -= size
-            if room < 0:
-                break
-            offset += 1
-            records.append(pack(
-                ino, valid, valid if valid == FOREVER else self._valid(ino),
-                ino, length, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
-                mode, nlink, uid, gid, rdev, _BLKSIZE,
-                ino, offset, len(name), mode >> 12, name,
-            ))  # fmt: skip
-        if not self.all_stable:
-            self._fs.refer([entry.attr.ino for entry in entries[: len(records) - dots]], 1)
-        return _directory(unique, records, room)
+        body, nodes, too_small = self._listings.cut(node, offset, room, plus=True)
+        if nodes:
+            self._fs.refer(filter(None, nodes), 1)
+        return _directory(unique, body, too_small=too_small)
 
     def _readdir(self, unique: int, node: int, request: bytes) -> Reply:
         offset, room = _read_in(request, BODY)
-        entries = self._listings.part(node, offset, room // _SMALLEST_DIRENT + 1)
-        records = []
-        for name, attr in itertools.chain(self._listings.dots(node, offset), entries):
-            size, pack = _DIRENT[len(name)]
-            room -= size
-            if room < 0:
-                break
-            offset += 1
-            records.append(pack(attr.ino, offset, len(name), attr.mode >> 12, name))
-        return _directory(unique, records, room)
+        body, _, too_small = self._listings.cut(node, offset, room, plus=False)
+        return _directory(unique, body, too_small=too_small)
 
     def _forget(self, _unique: int, node: int, request: bytes) -> Reply:
         (count,) = abi.FORGET_IN.unpack_from(request, BODY)
@@ -297,10 +272,10 @@ def interrupts(request: bytes) -> int | None:
     return unique
 
 
-def _directory(unique: int, records: list[bytes], room: int) -> Reply:
-    if room < 0 and not records:
+def _directory(unique: int, body: bytes, *, too_small: bool) -> Reply:
+    if too_small:
         return failed(unique, errno.EINVAL)  # since an empty reply means the end
-    return done(unique, b"".join(records))
+    return done(unique, body)
 
 
 def _name(request: bytes, start: int) -> bytes:

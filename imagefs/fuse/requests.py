@@ -1,0 +1,86 @@
+"""How requests are taken from the device: whoever answers does not go to sleep at once.
+
+To wake a sleeping process on another processor costs more than to answer it: 50 µs on a virtual
+machine. A tool that walks a tree asks again within that time, so the device is looked at for
+a while first. It is for the one thread that reads the device.
+"""
+
+import errno
+import os
+import select
+import time
+from collections.abc import Callable
+
+from imagefs.fuse import abi
+
+GO_ON = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
+"""ENOENT: the request was taken back before it was read, or its asker has gone before the reply."""
+
+# No request is longer: nothing is written, and the kernel cuts lists of nodes to forget to fit.
+_BUFFER = abi.FUSE_MIN_READ_BUFFER
+_AWAKE = 200_000
+"""Nanoseconds without a request before we sleep. On a machine where waking another processor costs
+50 µs, `find` on a fresh mount took 0.6 times as long with it, `grep -r` 0.5 times."""
+_ELSEWHERE = 200_000
+"""If to yield takes longer than this, in nanoseconds, others want this processor."""
+_PAUSE = 10_000_000
+"""Nanoseconds for which we then sleep at once: a sleeper that is woken has precedence over them."""
+
+
+class Requests:
+    """The requests of one mount, in the order they come.
+
+    `prepare` does a little of what may be asked for next, and tells whether there was any.
+    """
+
+    def __init__(self, device: int, prepare: Callable[[], bool]) -> None:
+        self._device = device
+        self._prepare = prepare
+        self._sleep = select.poll()
+        self._sleep.register(device, select.POLLIN)
+        self._crowded_until = 0
+        # Where there is one processor only, who looks keeps the asker from asking.
+        self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
+
+    def first(self) -> bytes:
+        """Wait for a request; OSError ENODEV where the mount has gone."""
+        while True:
+            try:
+                return os.read(self._device, _BUFFER)
+            except OSError as error:
+                if error.errno not in GO_ON:
+                    raise
+
+    def watch(self) -> None:
+        """Have `next` look instead of wait, from now on."""
+        os.set_blocking(self._device, False)
+
+    def next(self) -> bytes | None:
+        """Return the next request, or None when there is no mount any more."""
+        read, device = os.read, self._device
+        since = 0
+        while True:
+            try:
+                return read(device, _BUFFER)
+            except BlockingIOError:
+                since = self._wait(since)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return None
+                if error.errno not in GO_ON:
+                    raise
+
+    def _wait(self, since: int) -> int:
+        """Wait a moment, or until there is a request; return since when there is none, or 0."""
+        if self._prepare():
+            return 0
+        now = time.monotonic_ns()
+        since = since or now
+        if now - since >= self._awake or now < self._crowded_until:
+            self._sleep.poll()
+            return 0
+        os.sched_yield()
+        back = time.monotonic_ns()
+        if back - now > _ELSEWHERE:
+            self._crowded_until = back + _PAUSE
+        return since
