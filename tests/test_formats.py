@@ -2,12 +2,17 @@
 
 import bz2
 import lzma
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from imagefs import index
+from imagefs.formats import archive, plain
+from imagefs.formats.values import Care, Means
+from imagefs.progress import Silent
 from imagefs.store import Store
 from imagefs.vfs import image_fs
 from tests import samples, tars
@@ -58,6 +63,35 @@ def test_a_compressed_archive_is_decompressed_once(
     path.write_bytes(packed[:6] + bytes(len(packed) - 6))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert opened(path, store) == made
+
+
+@pytest.mark.parametrize("packed", [samples.zstd, samples.plain], ids=["archive", "layers"])
+def test_layers_are_indexed_while_they_come_in(
+    packed: samples.Pack, tmp_path: Path, store: Store
+) -> None:
+    """What is decompressed into the store has its index when the last of it has arrived."""
+    layout = samples.docker_20 if packed is samples.zstd else samples.oci_layout
+    path = samples.write(tmp_path / "x", packed(samples.tar_of(layout(samples.IMAGE))))
+    made = opened(path, store)
+    stored = [layer for layer in made.layers if layer.stored]
+    assert samples.digest(samples.MIDDLE) in {layer.diff_id for layer in stored}
+    assert index.missing(stored, store.index_dir) == []
+
+
+def test_an_indexer_that_dies_is_made_do_without(tmp_path: Path, store: Store) -> None:
+    """Where its process has been killed, layers still come in, and are indexed in the end."""
+    with index.Indexer(store.index_dir) as indexer:
+        indexer.begin()
+        children = multiprocessing.active_children()
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join()
+        means = Means(store, Silent(), Care(), indexer)
+        path = samples.write(tmp_path / "x", samples.oci_layout(samples.IMAGE))
+        packed = archive.read(path, means)
+        made = plain.image_of(packed, packed.images[0], means)
+    assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
 
 
 def test_a_flat_root_is_one_layer(tmp_path: Path, store: Store) -> None:
