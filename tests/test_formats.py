@@ -5,6 +5,7 @@ import lzma
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,35 @@ def test_a_compressed_archive_is_decompressed_once(
     path.write_bytes(packed[:6] + bytes(len(packed) - 6))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert opened(path, store) == made
+
+
+SHA512: Mapping[str, Callable[[SampleImage], samples.Layout | bytes]] = {
+    "oci archive": samples.in_sha512(samples.oci_layout),
+    "oci archive, plain": samples.in_sha512(
+        lambda image: samples.oci_layout(image, pack=samples.plain, kind="tar")
+    ),
+    "docker archive": samples.in_sha512(samples.docker_20),
+    "docker archive, packed": lambda image: samples.gz(
+        samples.tar_of(samples.in_sha512(samples.docker_20)(image))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHA512)
+def test_digests_may_be_sha512(name: str, tmp_path: Path, store: Store) -> None:
+    """Layers whose diff ids are SHA-512 give the same tree, and are made plain once only."""
+    path = samples.write(tmp_path / "x", SHA512[name](samples.IMAGE))
+    for _ in range(2):
+        made = opened(path, store, verify=True)
+        assert [layer.diff_id[:7] for layer in made.layers] == ["sha512:"] * 3
+        expected = trees_of(samples.IMAGE.layers, tmp_path / "expected")
+        assert trees(made, store)["rootfs"] == expected["rootfs"]
+    before = {path: path.stat().st_ino for path in store.layers_dir.iterdir()}
+    other = samples.in_sha512(samples.oci_layout)(replace(samples.IMAGE, names=()))
+    made = opened(samples.write(tmp_path / "other", other), store)
+    assert all(layer.stored for layer in made.layers)
+    after = {path: path.stat().st_ino for path in store.layers_dir.iterdir()}
+    assert before.items() <= after.items()
 
 
 @pytest.mark.parametrize("packed", [samples.zstd, samples.plain], ids=["archive", "layers"])

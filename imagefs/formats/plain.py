@@ -6,12 +6,12 @@ means: an error that names the layer, or, if asked to keep going, a layer of wha
 thread may call it; two that want the same layer, here or in another process, make it once.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 from imagefs import compression
@@ -22,6 +22,7 @@ from imagefs.formats.members import shown
 from imagefs.formats.values import Care, Means, Packed, PackedImage, PackedLayer
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
+from imagefs.imageconfig import DIGESTS
 from imagefs.store import Store
 
 _CHUNK = 1 << 20
@@ -142,7 +143,7 @@ class _Maker:
 
     def work(self, layer: PackedLayer, kind: Compression | None) -> int:
         """Return how many bytes will be read to make a layer plain, or to verify it."""
-        if layer.piece is None or (kind and self._store.layer(layer.diff_id) is not None):
+        if layer.piece is None or (kind and self._known(layer.diff_id) is not None):
             return 0
         return layer.piece.blob.length if kind or self._care.verify else 0
 
@@ -158,8 +159,8 @@ class _Maker:
         if kind is not None:
             return self._decompressed(layer, where, kind)
         damage = layer.piece.damage
-        if self._care.verify and not damage and layer.diff_id.startswith("sha256:"):
-            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob))
+        if self._care.verify and not damage and _algorithm(layer.diff_id):
+            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob, layer))
         return Layer(
             layer.diff_id, layer.piece.blob, keep_going=self._care.keep_going, damage=damage
         )
@@ -171,7 +172,7 @@ class _Maker:
 
     def _missing(self, layer: PackedLayer, where: str) -> Layer:
         """Return a layer that some other image has brought, or one without content."""
-        blob = self._store.layer(layer.diff_id)
+        blob = self._known(layer.diff_id)
         if blob is not None:
             return Layer(layer.diff_id, blob, stored=True)
         damage = "is missing from the archive"
@@ -182,12 +183,29 @@ class _Maker:
 
     def _in_store(self, layer: PackedLayer, where: str, digest: str, damage: str) -> Layer:
         """Return a layer that the store has under `digest`, be it the right one or not."""
-        if not damage and layer.diff_id.startswith("sha256:"):
-            damage = self._compared(where, layer.diff_id, digest)
         blob = self._stored_blob(digest)
-        if digest == layer.diff_id and not damage:
+        algorithm = _algorithm(layer.diff_id)
+        if not damage and algorithm:
+            damage = self._compared(where, layer.diff_id, self._found(layer, blob, digest))
+        if algorithm and not damage:
             return Layer(layer.diff_id, blob, stored=True)
         return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
+
+    def _found(self, layer: PackedLayer, blob: Blob, digest: str) -> str:
+        """Return the digest, of the diff id's kind, of what the store has under `digest`."""
+        if _algorithm(layer.diff_id) == "sha256":
+            return digest
+        if self._store.recall(layer.diff_id) == digest:
+            return layer.diff_id
+        found = self._digest(blob, layer)
+        if found == layer.diff_id:
+            self._store.remember(layer.diff_id, digest)
+        return found
+
+    def _known(self, diff_id: str) -> Blob | None:
+        """Return the store's layer of a diff id; the store itself knows them by SHA-256 only."""
+        known = diff_id if _algorithm(diff_id) == "sha256" else self._store.recall(diff_id)
+        return self._store.layer(known) if known else None
 
     def _compared(self, where: str, expected: str, found: str) -> str:
         """Return what is wrong if two digests differ, unless that is an error."""
@@ -203,18 +221,19 @@ class _Maker:
             raise HostError(f"{self._store.root}: {digest} was removed while it was needed")
         return blob
 
-    def _digest(self, blob: Blob) -> str:
-        digest = sha256()
+    def _digest(self, blob: Blob, layer: PackedLayer) -> str:
+        algorithm = _algorithm(layer.diff_id)
+        digest = hashlib.new(algorithm)
         with open_blob(blob) as fd:
             read = reader(fd, blob)
             while chunk := read(_CHUNK):
                 digest.update(chunk)
                 self._progress.advance(len(chunk))
-        return f"sha256:{digest.hexdigest()}"
+        return f"{algorithm}:{digest.hexdigest()}"
 
     def _decompressed(self, layer: PackedLayer, where: str, kind: Compression) -> Layer:
         with self._store.lock(f"layer {layer.diff_id}"):
-            blob = self._store.layer(layer.diff_id)
+            blob = self._known(layer.diff_id)
             if blob is not None:
                 return Layer(layer.diff_id, blob, stored=True)
             digest, damage = self._decompress(layer, where, kind)
@@ -237,10 +256,16 @@ class _Maker:
                     damage = damage or str(error)
                     self._tolerate(where, f"is damaged: {damage}")
                 file.finish(sync=False)
-            if not damage and layer.diff_id.startswith("sha256:"):
+            if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
             settle(file, self._means, whole=not damage)
         return file.digest, damage
+
+
+def _algorithm(diff_id: str) -> str:
+    """Return the algorithm of a diff id, or "" if it is no digest of the layer's bytes."""
+    algorithm = diff_id.partition(":")[0]
+    return algorithm if algorithm in DIGESTS else ""
 
 
 def settle(file: HashedFile, means: Means, *, whole: bool) -> None:
