@@ -583,6 +583,20 @@ def cosign_signature() -> tuple[dict[str, Any], list[bytes]]:
     return described, [config, content, manifest]
 
 
+def with_absolute_names(content: bytes) -> bytes:
+    """A layer as Nix writes it: every member's name begins with a slash."""
+    out = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(content)) as source,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for member in source:
+            file = source.extractfile(member) if member.isfile() else None
+            member.name = f"/{member.name}"
+            tar.addfile(member, file)
+    return out.getvalue()
+
+
 def in_sha512(layout: Callable[[SampleImage], Layout]) -> Callable[[SampleImage], Layout]:
     """The same with every digest by the other algorithm that OCI registers."""
     return lambda image: layout(replace(image, algorithm="sha512"))

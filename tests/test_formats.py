@@ -4,7 +4,7 @@ import bz2
 import lzma
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from imagefs.vfs import image_fs
 from tests import samples, tars
 from tests.opening import opened, trees, trees_of
 from tests.samples import LAYOUTS, SampleImage
+from tests.tars import File
 
 
 @pytest.fixture
@@ -199,6 +200,30 @@ def test_directories_are_archives_too(name: str, tmp_path: Path, store: Store) -
     path = samples.unpack(tmp_path / "directory", DIRECTORIES[name](samples.IMAGE))
     made = opened(path, store)
     assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
+
+
+LAZY: Sequence[tuple[dict[str, str | tars.Node], set[str]]] = (
+    (
+        {".prefetch.landmark": "\x0f", "a": "1", "stargz.index.json": "{}"},
+        {".prefetch.landmark", "stargz.index.json"},
+    ),
+    ({".no.prefetch.landmark": "\x0f", "a": "1"}, {".no.prefetch.landmark"}),
+    ({".no.prefetch.landmark": File("\x0f", mtime=0.5)}, {".no.prefetch.landmark"}),
+    ({"stargz.index.json": "{}", "a": "1"}, set()),
+    ({".prefetch.landmark": "notes", ".no.prefetch.landmark/": "", "a": "1"}, set()),
+    ({"d/": "", "d/.no.prefetch.landmark": "\x0f"}, set()),
+)
+
+
+def test_lazy_pullers_entries_are_hidden(tmp_path: Path, store: Store) -> None:
+    """eStargz's table of contents, and the landmarks of eStargz and zstd:chunked, are in the layer
+    and not in the root; a file of the image's that only has such a name is."""
+    for number, (files, hidden) in enumerate(LAZY):
+        image = SampleImage((tars.layer(files),))
+        made = opened(samples.write(tmp_path / f"{number}", samples.oci_layout(image)), store)
+        found = trees(made, store)
+        in_layer = {path[16:] for path in found["layers"]} - {""}
+        assert in_layer - found["rootfs"].keys() == hidden
 
 
 def test_empty_layers_are_layers(tmp_path: Path, store: Store) -> None:
