@@ -45,7 +45,7 @@ def _read(fd: int, path: Path, means: Means) -> Packed:
 
         return spool.compressed(fd, path, means)
     blob = Blob(path.absolute(), 0, status.st_size)
-    files = TarFiles(blob, keep_going=means.care.keep_going, enough=detect.enough())
+    files = TarFiles(blob, str(path), keep_going=means.care.keep_going, enough=detect.enough())
     return detect.read_tar(files, Piece(blob, files.truncated))
 
 

@@ -22,7 +22,7 @@ from typing import Any, Self
 from imagefs import compression
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import host_errors
-from imagefs.formats.members import MAX_LINKS, MAX_MEMBERS, circular, normal, shown
+from imagefs.formats.members import KEEP_GOING, MAX_LINKS, MAX_MEMBERS, circular, normal, shown
 from imagefs.formats.plain import room, settle, too_large
 from imagefs.formats.values import Means, Piece
 from imagefs.hashing import HashedFile
@@ -107,9 +107,11 @@ def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
                 if count >= MAX_MEMBERS:
                     raise CorruptArchive(f"it has more than {MAX_MEMBERS} members")
                 taking.take(member, content)
+        except compression.TooLargeError:
+            raise
         except CorruptArchive as error:
             if not means.care.keep_going:
-                raise
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
         taking.finish()
     return record.digest, damage

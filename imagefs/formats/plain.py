@@ -18,7 +18,7 @@ from imagefs import compression
 from imagefs.compression import Compression, TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import fsync_file, host_errors
-from imagefs.formats.members import shown
+from imagefs.formats.members import KEEP_GOING, shown
 from imagefs.formats.values import Care, Means, Packed, PackedImage, PackedLayer
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
@@ -168,7 +168,7 @@ class _Maker:
     def _tolerate(self, where: str, damage: str) -> None:
         """Raise CorruptArchive unless damage is to be made do with."""
         if not self._care.keep_going:
-            raise CorruptArchive(f"{where} {damage}; --keep-going mounts what is left")
+            raise CorruptArchive(f"{where} {damage}{KEEP_GOING}")
 
     def _missing(self, layer: PackedLayer, where: str) -> Layer:
         """Return a layer that some other image has brought, or one without content."""

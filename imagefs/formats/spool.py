@@ -15,7 +15,7 @@ from imagefs import compression
 from imagefs.compression import TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.formats import detect
-from imagefs.formats.members import TarFiles
+from imagefs.formats.members import KEEP_GOING, TarFiles
 from imagefs.formats.parts import Parts, take_apart
 from imagefs.formats.plain import room, too_large
 from imagefs.formats.values import Means, Packed, Piece
@@ -64,8 +64,8 @@ class _Spooled:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
             return detect.read_parts(Parts(self.place, blob, store))
-        files = TarFiles(blob, keep_going=bool(self.damage), enough=detect.enough())
-        files.place = self.place
+        keep_going = bool(self.damage)
+        files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
         return detect.read_tar(files, Piece(blob, self.damage, self.digest))
 
 
@@ -118,7 +118,7 @@ def _take_whole(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
             raise
         except CorruptArchive as error:
             if not means.care.keep_going:
-                raise
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
     return file.digest, damage
 
