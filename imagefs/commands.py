@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagefs import source
-from imagefs.errors import MountError
+from imagefs.errors import MountError, UsageError
 from imagefs.image import MAX_LAYER_BYTES, Image
 from imagefs.mounts import Registry, check_mountpoint
 from imagefs.progress import reporter
@@ -77,6 +77,8 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
     from imagefs import serving as server  # noqa: PLC0415
     from imagefs.vfs import ImageFs, image_fs  # noqa: PLC0415
 
+    if all_images and view is not None:
+        raise UsageError("--view is of one image: choose it with --image, or leave out --all")
     _prepare(serving)
     store = Store()
     with reporter(quiet=asked.quiet) as progress:

@@ -40,6 +40,15 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def fsync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file and wait until it is on the disk."""
     with path.open("xb") as file:

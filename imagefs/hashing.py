@@ -18,8 +18,9 @@ from imagefs.image import Blob
 
 _BATCH = 1 << 20
 """Bytes that are handed over at a time; a file that has fewer is written in place."""
-_AHEAD = 16
-"""Batches that may wait for the other thread: this much memory, in units of _BATCH."""
+_AHEAD = 4
+"""Batches that may wait for the other thread; more would be out of the processor's cache before
+their turn comes."""
 
 _FEW = 64
 """Chunks of a batch that are written as they are: writev(2) takes no more than 1024."""

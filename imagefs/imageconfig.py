@@ -11,8 +11,13 @@ from typing import Any
 
 from imagefs.errors import CorruptArchive
 
+DIGESTS = {"sha256": 64, "sha512": 128}
+"""The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
+BLAKE3, which came later, is in no standard library."""
+
 # Diff ids become names of directories, so nothing else may pass for one.
-_DIGEST = re.compile(r"[a-z0-9]{1,32}:[0-9a-f]{32,128}")
+_DIGEST = re.compile("|".join(f"{name}:[0-9a-f]{{{digits}}}" for name, digits in DIGESTS.items()))
+_FOREIGN_DIGEST = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[A-Za-z0-9=_-]+")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -36,10 +41,10 @@ def parse(content: bytes) -> ImageConfig:
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if diff_ids is None:
         diff_ids = []
-    if not isinstance(diff_ids, list) or not all(
-        isinstance(item, str) and _DIGEST.fullmatch(item) for item in diff_ids
-    ):
+    if not isinstance(diff_ids, list):
         raise CorruptArchive("the image configuration's rootfs.diff_ids is not a list of digests")
+    for item in diff_ids:
+        check_digest(item, "a diff id of the image configuration")
     return ImageConfig(
         tuple(diff_ids),
         _created_by(config.get("history"), len(diff_ids)),
@@ -60,6 +65,19 @@ def created(content: bytes) -> int:
         return max(0, (when - _EPOCH) // timedelta(microseconds=1) * 1000)
     except (CorruptArchive, KeyError, OverflowError, TypeError, ValueError):
         return 0
+
+
+def check_digest(digest: Any, what: str) -> None:
+    """Raise CorruptArchive unless `digest`, which is said to be `what`, can be checked."""
+    if isinstance(digest, str) and _DIGEST.fullmatch(digest):
+        return
+    foreign = _FOREIGN_DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    if foreign and foreign[1] not in DIGESTS and len(foreign[1]) < 32:
+        raise CorruptArchive(
+            f"{what} is a digest by {foreign[1]}, which cannot be checked;"
+            f" pack the image with {' or '.join(DIGESTS)}"
+        )
+    raise CorruptArchive(f"{what} is not a digest: {ascii(digest)[:100]}")
 
 
 def _json_object(content: bytes) -> dict[str, Any]:

@@ -6,14 +6,18 @@ Owns the files of the index directory: their names, and that each is there whole
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from imagefs import lifeline, rows
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import published
 from imagefs.image import Blob, Layer
 from imagefs.indexfile import Index
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 
 def key_of(layer: Layer, fd: int | None = None) -> bytes:
@@ -78,17 +82,9 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
     order = sorted(missing(layers, index_dir), key=lambda layer: -blob_of(layer).length)
     if not order:
         return
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
     from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
-    from multiprocessing import get_context  # noqa: PLC0415
 
-    workers = min(
-        len(order),
-        os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1,
-    )
-    context = get_context("fork")
-    # Workers that outlived us would hold our locks.
-    with ProcessPoolExecutor(workers, context, lifeline.end_with, (os.getpid(),)) as pool:
+    with _processes(min(len(order), _processors())) as pool:
         try:
             for _ in pool.map(build, order, [index_dir] * len(order)):
                 pass
@@ -96,6 +92,56 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
             raise HostError(
                 "a process that indexed a layer was killed; is memory short?"
             ) from error
+
+
+class Indexer:
+    """Indexes layers of the store in processes beside the work that brings them in.
+
+    The processes are forked by `begin`, which comes before any thread of that work. What fails
+    here is tried again by `ensure`, which says why.
+    """
+
+    def __init__(self, index_dir: Path) -> None:
+        self._index_dir = index_dir
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def begin(self) -> None:
+        """Make ready for layers to come."""
+        if self._pool is None:
+            self._pool = _processes(max(1, _processors() - 1))
+            # All processes are forked with the first task.
+            self._pool.submit(os.getpid)
+
+    def add(self, layer: Layer) -> Callable[[], object]:
+        """Have a layer indexed; what is returned waits until its file is no longer read."""
+        from concurrent.futures import wait  # noqa: PLC0415
+        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
+
+        assert self._pool is not None
+        try:
+            future = self._pool.submit(build, layer, self._index_dir)
+        except BrokenProcessPool:
+            return lambda: None
+        return lambda: wait([future])
+
+
+def _processors() -> int:
+    return os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
+
+
+def _processes(count: int) -> "ProcessPoolExecutor":
+    """Return that many processes, which end with this one: outliving it they held its locks."""
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from multiprocessing import get_context  # noqa: PLC0415
+
+    return ProcessPoolExecutor(count, get_context("fork"), lifeline.end_with, (os.getpid(),))
 
 
 def build(layer: Layer, index_dir: Path) -> None:

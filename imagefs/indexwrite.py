@@ -13,7 +13,7 @@ from zlib import crc32
 
 from imagefs import rows, tarfmt
 from imagefs.errors import CorruptArchive
-from imagefs.fold import PLAIN, Directory, Fold, Leaf, clean
+from imagefs.fold import PLAIN, Directory, Fold, Leaf, Node, clean
 from imagefs.tarfmt import BLOCK_SHIFT
 from imagefs.tarscan import Member
 
@@ -28,7 +28,8 @@ _TYPE_BITS = {
 # Names after which nothing is left to delete: "", "." and "..".
 _AIMLESS_WHITEOUTS = frozenset({b".wh.", b".wh..", b".wh..."})
 _ESTARGZ_TOC = b"stargz.index.json"
-_ESTARGZ_LANDMARKS = frozenset({_ESTARGZ_TOC, b".prefetch.landmark", b".no.prefetch.landmark"})
+_LANDMARKS = frozenset({b".prefetch.landmark", b".no.prefetch.landmark"})
+_LANDMARK_BYTES = 1
 # What sorts behind all names that begin with the prefix.
 _BEHIND_WHITEOUTS = b".wh/"
 # Names that are laid out at once, and bytes of rows that are written at once.
@@ -93,8 +94,7 @@ class Table:
 
     def _rows(self, fold: Fold) -> Iterator[bytes | bytearray]:
         """Yield the rows: breadth first, so that a directory's children are neighbours."""
-        if fold.last.rpartition(b"/")[2] == _ESTARGZ_TOC:
-            self._hidden_in_root = _ESTARGZ_LANDMARKS
+        self._hidden_in_root = _hidden_in_root(fold)
         self._owners = list(fold.owners)
         if fold.linked:
             self._count_links(fold)
@@ -335,6 +335,23 @@ class _Checksums:
         if self._room == rows.BLOCK_BYTES:
             return bytes(self._found)
         return bytes(self._found) + self._checksum.to_bytes(4, "little")
+
+
+def _hidden_in_root(fold: Fold) -> frozenset[bytes]:
+    """Return the names in a layer's root that are there for those who pull it lazily.
+
+    eStargz ends with its table of contents (stargz-snapshotter, estargz.md); zstd:chunked has that
+    outside of the tar, but may have the same landmarks.
+    """
+    if fold.last.rpartition(b"/")[2] == _ESTARGZ_TOC:
+        return _LANDMARKS | {_ESTARGZ_TOC}
+    return frozenset(name for name in _LANDMARKS if _is_landmark(fold.root.children.get(name)))
+
+
+def _is_landmark(node: Node | None) -> bool:
+    if isinstance(node, bytes):
+        return int(PLAIN.unpack(node)[2]) == _LANDMARK_BYTES
+    return isinstance(node, Member) and node.size == _LANDMARK_BYTES
 
 
 def _deleted(directory: Directory, order: Sequence[bytes]) -> frozenset[bytes]:

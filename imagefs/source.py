@@ -4,7 +4,8 @@ Owns what can be asked of a source, whatever its kind. Imports the engine's side
 only when the source is of that kind. Any thread may call it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from imagefs.reference import ArchiveReference, EngineReference, Reference, Stdi
 from imagefs.store import Store
 
 if TYPE_CHECKING:
-    from imagefs.formats.values import Care, Packed, PackedImage
+    from imagefs.formats.values import Care, Means, Packed, PackedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,12 @@ def open_images(request: SourceRequest, store: Store, progress: Progress) -> Seq
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return [_from_engine(wanted.name, request, store, progress)]
-    from imagefs.formats import choice  # noqa: PLC0415
+    from imagefs.formats import choice, plain  # noqa: PLC0415
 
-    packed = _packed(wanted, request, store, progress)
-    chosen = choice.every(packed, _image_asked(wanted, request), request.platform)
-    return [_plain(packed, image, request, store, progress) for image in chosen]
+    with _means(request, store, progress) as means:
+        packed = _packed(wanted, means)
+        chosen = choice.every(packed, _image_asked(wanted, request), request.platform)
+        return [plain.image_of(packed, image, means) for image in chosen]
 
 
 def open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
@@ -86,11 +88,12 @@ def open_image(request: SourceRequest, store: Store, progress: Progress) -> Imag
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return _from_engine(wanted.name, request, store, progress)
-    from imagefs.formats import choice  # noqa: PLC0415
+    from imagefs.formats import choice, plain  # noqa: PLC0415
 
-    packed = _packed(wanted, request, store, progress)
-    chosen = choice.one(packed, _image_asked(wanted, request), request.platform)
-    return _plain(packed, chosen, request, store, progress)
+    with _means(request, store, progress) as means:
+        packed = _packed(wanted, means)
+        chosen = choice.one(packed, _image_asked(wanted, request), request.platform)
+        return plain.image_of(packed, chosen, means)
 
 
 def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspection:
@@ -101,19 +104,29 @@ def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspect
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return _inspected_engine(_from_engine(wanted.name, request, store, progress))
-    packed = _packed(wanted, request, store, progress)
+    from imagefs.formats.values import Means  # noqa: PLC0415
+
+    packed = _packed(wanted, Means(store, progress, _care(request)))
     return Inspection(packed.format, tuple(map(_inspected, packed.images)))
 
 
-def _packed(
-    wanted: Reference, request: SourceRequest, store: Store, progress: Progress
-) -> "Packed":
+@contextmanager
+def _means(request: SourceRequest, store: Store, progress: Progress) -> Iterator["Means"]:
+    """Make ready to bring an archive's layers in; behind the block, nothing works on them."""
+    from imagefs.formats.values import Means  # noqa: PLC0415
+    from imagefs.index import Indexer  # noqa: PLC0415
+
+    with Indexer(store.index_dir) as indexer:
+        yield Means(store, progress, _care(request), indexer)
+
+
+def _packed(wanted: Reference, means: "Means") -> "Packed":
     from imagefs.formats import archive  # noqa: PLC0415
 
     if isinstance(wanted, StdinReference):
-        return archive.read_stdin(store, progress, _care(request))
+        return archive.read_stdin(means)
     assert isinstance(wanted, ArchiveReference)
-    return archive.read(wanted.path, store, progress, _care(request))
+    return archive.read(wanted.path, means)
 
 
 def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
@@ -122,18 +135,6 @@ def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
     if named and request.image and named != request.image:
         raise UsageError(f"SOURCE asks for image {named!r}, and --image for {request.image!r}")
     return request.image or named
-
-
-def _plain(
-    packed: "Packed",
-    image: "PackedImage",
-    request: SourceRequest,
-    store: Store,
-    progress: Progress,
-) -> Image:
-    from imagefs.formats import plain  # noqa: PLC0415
-
-    return plain.image_of(packed, image, store, progress, _care(request))
 
 
 def _care(request: SourceRequest) -> "Care":

@@ -15,9 +15,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
 
 import pytest
+import requests_unixsocket
 
 from tests.needs import (
     BUSYBOX,
@@ -69,6 +74,22 @@ class RunningEngine:
             self.docker(*command, DOCKER_BUILDKIT="0")
         return self.id_of(name)
 
+    def build_by_buildkit(
+        self, name: str, *steps: str, files: Mapping[str, str] | None = None
+    ) -> str:
+        """Build an image as `build` does, by the BuildKit that dockerd has in it; return its id.
+
+        The client would need buildx for that; a context that BuildKit fetches by itself needs none.
+        """
+        texts = {**(files or {}), "Dockerfile": "\n".join(steps) + "\n"}
+        with web_server(context_tar(texts)) as url:
+            wanted = {"version": "2", "remote": url, "t": name, "networkmode": "host"}
+            address = f"http+unix://{quote(str(self.socket), safe='')}/build"
+            answer = requests_unixsocket.Session().post(address, params=wanted)
+        assert answer.ok, answer.text
+        assert '"error"' not in answer.text, answer.text[-2000:]
+        return self.id_of(name)
+
     def id_of(self, name: str) -> str:
         """Return the id, `sha256:<hex>`, of the image that a name means."""
         image_id = self.docker("image", "inspect", "--format", "{{.Id}}", name)
@@ -82,6 +103,41 @@ def clean_environment() -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith(("DOCKER_", "IMAGEFS_CACHE"))
     }
+
+
+@contextmanager
+def web_server(content: bytes) -> Iterator[str]:
+    """Serve one file; yield its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/context.tar"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def context_tar(texts: Mapping[str, str]) -> bytes:
+    """Return the tar of a build's context."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, text in texts.items():
+            file = tarfile.TarInfo(name)
+            file.size = len(text.encode())
+            tar.addfile(file, io.BytesIO(text.encode()))
+    return buffer.getvalue()
 
 
 def root_tar(files: Mapping[str, bytes]) -> bytes:

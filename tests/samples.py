@@ -10,14 +10,14 @@ a directory, a string is a symbolic link's target.
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,12 +26,12 @@ from tests.tars import Char, Dir, Fifo, File, Hard, Sym, layer
 Layout: TypeAlias = Mapping[str, bytes | str | None]
 
 
-def hexdigest(content: bytes) -> str:
-    return sha256(content).hexdigest()
+def hexdigest(content: bytes, algorithm: str = "sha256") -> str:
+    return hashlib.new(algorithm, content).hexdigest()
 
 
-def digest(content: bytes) -> str:
-    return f"sha256:{hexdigest(content)}"
+def digest(content: bytes, algorithm: str = "sha256") -> str:
+    return f"{algorithm}:{hexdigest(content, algorithm)}"
 
 
 def dumped(value: Any) -> bytes:
@@ -46,6 +46,7 @@ class SampleImage:
     names: tuple[str, ...] = ("sample/app:1",)
     architecture: str = "amd64"
     made_by: tuple[str, ...] = ()
+    algorithm: str = "sha256"
 
     @property
     def config(self) -> bytes:
@@ -62,7 +63,7 @@ class SampleImage:
 
     @property
     def diff_ids(self) -> list[str]:
-        return [digest(content) for content in self.layers]
+        return [digest(content, self.algorithm) for content in self.layers]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -234,8 +235,11 @@ def docker_1_9(*images: SampleImage, tagged: bool = True) -> Layout:
     return {**layout, "repositories": _repositories(tags)} if tagged else layout
 
 
-def _descriptor(content: bytes, media_type: str, **more: Any) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": digest(content), "size": len(content), **more}
+def _descriptor(
+    content: bytes, media_type: str, algorithm: str = "sha256", **more: Any
+) -> dict[str, Any]:
+    named = digest(content, algorithm)
+    return {"mediaType": media_type, "digest": named, "size": len(content), **more}
 
 
 OCI = "application/vnd.oci.image"
@@ -246,17 +250,19 @@ def oci_manifest(image: SampleImage, pack: Pack = gz, kind: str = "tar+gzip") ->
         {
             "schemaVersion": 2,
             "mediaType": f"{OCI}.manifest.v1+json",
-            "config": _descriptor(image.config, f"{OCI}.config.v1+json"),
+            "config": _descriptor(image.config, f"{OCI}.config.v1+json", image.algorithm),
             "layers": [
-                _descriptor(pack(content), f"{OCI}.layer.v1.{kind}") for content in image.layers
+                _descriptor(pack(content), f"{OCI}.layer.v1.{kind}", image.algorithm)
+                for content in image.layers
             ],
         }
     )
 
 
-def _blobs(contents: Iterable[bytes]) -> dict[str, bytes | str | None]:
-    made = {f"blobs/sha256/{hexdigest(content)}": content for content in contents}
-    return {"blobs/": None, "blobs/sha256/": None, **dict(sorted(made.items()))}
+def _blobs(contents: Iterable[bytes], algorithm: str = "sha256") -> dict[str, bytes | str | None]:
+    folder = f"blobs/{algorithm}/"
+    made = {f"{folder}{hexdigest(content, algorithm)}": content for content in contents}
+    return {"blobs/": None, folder: None, **dict(sorted(made.items()))}
 
 
 def docker_25(image: SampleImage) -> Layout:
@@ -381,11 +387,11 @@ def oci_layout(*images: SampleImage, pack: Pack = gz, kind: str = "tar+gzip") ->
         blobs += [manifest, image.config, *map(pack, image.layers)]
         annotations = [{"org.opencontainers.image.ref.name": name} for name in image.names]
         described += [
-            _descriptor(manifest, f"{OCI}.manifest.v1+json", annotations=said)
+            _descriptor(manifest, f"{OCI}.manifest.v1+json", image.algorithm, annotations=said)
             for said in annotations or [{}]
         ]
     return {
-        **_blobs(blobs),
+        **_blobs(blobs, images[0].algorithm),
         "index.json": dumped({"schemaVersion": 2, "manifests": described}),
         "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
     }
@@ -575,6 +581,25 @@ def cosign_signature() -> tuple[dict[str, Any], list[bytes]]:
     names = {"org.opencontainers.image.ref.name": "sha256-abc.sig"}
     described = _descriptor(manifest, f"{OCI}.manifest.v1+json", annotations=names)
     return described, [config, content, manifest]
+
+
+def with_absolute_names(content: bytes) -> bytes:
+    """A layer as Nix writes it: every member's name begins with a slash."""
+    out = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(content)) as source,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for member in source:
+            file = source.extractfile(member) if member.isfile() else None
+            member.name = f"/{member.name}"
+            tar.addfile(member, file)
+    return out.getvalue()
+
+
+def in_sha512(layout: Callable[[SampleImage], Layout]) -> Callable[[SampleImage], Layout]:
+    """The same with every digest by the other algorithm that OCI registers."""
+    return lambda image: layout(replace(image, algorithm="sha512"))
 
 
 LAYOUTS: Mapping[str, Callable[[SampleImage], Layout | bytes]] = {

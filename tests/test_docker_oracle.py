@@ -36,11 +36,15 @@ STEPS = (
 )
 
 
-@pytest.fixture(scope="module")
-def image(docker_engine: RunningEngine) -> str:
+@pytest.fixture(scope="module", params=["classic", "buildkit"])
+def image(request: pytest.FixtureRequest, docker_engine: RunningEngine) -> str:
+    """An image by either of Docker's builders, whose layers differ."""
     docker_engine.load_root("base:1", {"etc/base.conf": b"base"})
-    docker_engine.build("oracle:1", *STEPS, files={"tree/one": "1", "tree/two/three": "3"})
-    return "oracle:1"
+    by_buildkit = request.param == "buildkit"
+    build = docker_engine.build_by_buildkit if by_buildkit else docker_engine.build
+    name = f"oracle:{request.param}"
+    build(name, *STEPS, files={"tree/one": "1", "tree/two/three": "3"})
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,24 @@
 
 import bz2
 import lzma
+import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imagefs import index
+from imagefs.formats import archive, plain
+from imagefs.formats.values import Care, Means
+from imagefs.progress import Silent
 from imagefs.store import Store
 from imagefs.vfs import image_fs
 from tests import samples, tars
 from tests.opening import opened, trees, trees_of
 from tests.samples import LAYOUTS, SampleImage
+from tests.tars import File
 
 
 @pytest.fixture
@@ -58,6 +65,64 @@ def test_a_compressed_archive_is_decompressed_once(
     path.write_bytes(packed[:6] + bytes(len(packed) - 6))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert opened(path, store) == made
+
+
+SHA512: Mapping[str, Callable[[SampleImage], samples.Layout | bytes]] = {
+    "oci archive": samples.in_sha512(samples.oci_layout),
+    "oci archive, plain": samples.in_sha512(
+        lambda image: samples.oci_layout(image, pack=samples.plain, kind="tar")
+    ),
+    "docker archive": samples.in_sha512(samples.docker_20),
+    "docker archive, packed": lambda image: samples.gz(
+        samples.tar_of(samples.in_sha512(samples.docker_20)(image))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHA512)
+def test_digests_may_be_sha512(name: str, tmp_path: Path, store: Store) -> None:
+    """Layers whose diff ids are SHA-512 give the same tree, and are made plain once only."""
+    path = samples.write(tmp_path / "x", SHA512[name](samples.IMAGE))
+    for _ in range(2):
+        made = opened(path, store, verify=True)
+        assert [layer.diff_id[:7] for layer in made.layers] == ["sha512:"] * 3
+        expected = trees_of(samples.IMAGE.layers, tmp_path / "expected")
+        assert trees(made, store)["rootfs"] == expected["rootfs"]
+    before = {path: path.stat().st_ino for path in store.layers_dir.iterdir()}
+    other = samples.in_sha512(samples.oci_layout)(replace(samples.IMAGE, names=()))
+    made = opened(samples.write(tmp_path / "other", other), store)
+    assert all(layer.stored for layer in made.layers)
+    after = {path: path.stat().st_ino for path in store.layers_dir.iterdir()}
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("packed", [samples.zstd, samples.plain], ids=["archive", "layers"])
+def test_layers_are_indexed_while_they_come_in(
+    packed: samples.Pack, tmp_path: Path, store: Store
+) -> None:
+    """What is decompressed into the store has its index when the last of it has arrived."""
+    layout = samples.docker_20 if packed is samples.zstd else samples.oci_layout
+    path = samples.write(tmp_path / "x", packed(samples.tar_of(layout(samples.IMAGE))))
+    made = opened(path, store)
+    stored = [layer for layer in made.layers if layer.stored]
+    assert samples.digest(samples.MIDDLE) in {layer.diff_id for layer in stored}
+    assert index.missing(stored, store.index_dir) == []
+
+
+def test_an_indexer_that_dies_is_made_do_without(tmp_path: Path, store: Store) -> None:
+    """Where its process has been killed, layers still come in, and are indexed in the end."""
+    with index.Indexer(store.index_dir) as indexer:
+        indexer.begin()
+        children = multiprocessing.active_children()
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join()
+        means = Means(store, Silent(), Care(), indexer)
+        path = samples.write(tmp_path / "x", samples.oci_layout(samples.IMAGE))
+        packed = archive.read(path, means)
+        made = plain.image_of(packed, packed.images[0], means)
+    assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
 
 
 def test_a_flat_root_is_one_layer(tmp_path: Path, store: Store) -> None:
@@ -135,6 +200,30 @@ def test_directories_are_archives_too(name: str, tmp_path: Path, store: Store) -
     path = samples.unpack(tmp_path / "directory", DIRECTORIES[name](samples.IMAGE))
     made = opened(path, store)
     assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
+
+
+LAZY: Sequence[tuple[dict[str, str | tars.Node], set[str]]] = (
+    (
+        {".prefetch.landmark": "\x0f", "a": "1", "stargz.index.json": "{}"},
+        {".prefetch.landmark", "stargz.index.json"},
+    ),
+    ({".no.prefetch.landmark": "\x0f", "a": "1"}, {".no.prefetch.landmark"}),
+    ({".no.prefetch.landmark": File("\x0f", mtime=0.5)}, {".no.prefetch.landmark"}),
+    ({"stargz.index.json": "{}", "a": "1"}, set()),
+    ({".prefetch.landmark": "notes", ".no.prefetch.landmark/": "", "a": "1"}, set()),
+    ({"d/": "", "d/.no.prefetch.landmark": "\x0f"}, set()),
+)
+
+
+def test_lazy_pullers_entries_are_hidden(tmp_path: Path, store: Store) -> None:
+    """eStargz's table of contents, and the landmarks of eStargz and zstd:chunked, are in the layer
+    and not in the root; a file of the image's that only has such a name is."""
+    for number, (files, hidden) in enumerate(LAZY):
+        image = SampleImage((tars.layer(files),))
+        made = opened(samples.write(tmp_path / f"{number}", samples.oci_layout(image)), store)
+        found = trees(made, store)
+        in_layer = {path[16:] for path in found["layers"]} - {""}
+        assert in_layer - found["rootfs"].keys() == hidden
 
 
 def test_empty_layers_are_layers(tmp_path: Path, store: Store) -> None:

@@ -18,6 +18,8 @@ from imagefs.progress import Silent
 from imagefs.source import Inspection, SourceRequest, inspect, open_images
 from imagefs.store import Store
 from tests import samples, tars
+from tests.mounted import imagefs, mounted
+from tests.needs import need_fuse
 from tests.opening import opened, trees, trees_of
 from tests.samples import IMAGE, OTHER, SampleImage
 
@@ -74,6 +76,24 @@ def test_no_choice_is_an_error_that_lists_them(layout: str, tmp_path: Path, stor
         for image in (IMAGE, OTHER):
             assert image.names[0] in str(caught.value)
             assert samples.hexdigest(image.config)[:12] in str(caught.value)
+
+
+def test_all_images_are_mounted_side_by_side(tmp_path: Path) -> None:
+    """`mount --all` shows each image whole, in a directory that its first tag names."""
+    need_fuse()
+    path = samples.write(tmp_path / "both", samples.docker_20(IMAGE, OTHER))
+    cache = str(tmp_path / "cache")
+    with mounted(path, tmp_path / "m", "--all", IMAGEFS_CACHE=cache) as mountpoint:
+        names = [image.names[0].replace("/", "_") for image in (IMAGE, OTHER)]
+        assert sorted(os.listdir(mountpoint)) == names
+        for name, image in zip(names, (IMAGE, OTHER), strict=True):
+            assert (mountpoint / name / "config.json").read_bytes() == image.config
+            assert (mountpoint / name / "rootfs/etc/conf").read_bytes() == b"a = 2\n"
+            assert len(os.listdir(mountpoint / name / "layers")) == len(image.layers)
+    words = ("mount", "--all", "--view=rootfs", path, tmp_path / "m")
+    refused = imagefs(*words, IMAGEFS_CACHE=cache)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--view is of one image" in refused.stderr
 
 
 @pytest.mark.parametrize("layout", SEVERAL)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from imagefs.vfs import image_fs
 from tests import samples, tars
 from tests.opening import layer_text, opened, trees_of
 from tests.samples import IMAGE, MIDDLE, TOP, Layout, hexdigest
-from tests.tars import layer
+from tests.tars import File, layer
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -61,6 +62,8 @@ def without(layout: Layout, *names: str) -> Layout:
 SAVED = samples.tar_of(samples.docker_20(IMAGE))
 UNTAGGED = samples.tar_of(samples.docker_1_9(IMAGE, tagged=False))
 DEEP = b"[" * 100_000
+LONG = replace(IMAGE, algorithm="sha512")
+LONG_BLOB = f"blobs/sha512/{hexdigest(samples.gz(MIDDLE), 'sha512')}"
 BLOB = f"blobs/sha256/{hexdigest(samples.gz(MIDDLE))}"
 ABSENT = "0" * 64 + "/layer.tar"
 
@@ -70,7 +73,7 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
     "a script": (b"#!/bin/sh\nexit 1\n", "is not a tar archive"),
     "zeros": (bytes(10240), "an empty tar archive"),
     "cut in a header": (SAVED[:700], "is not a tar archive|truncated tar"),
-    "cut in a layer": (SAVED[: len(SAVED) // 2], "truncated tar"),
+    "cut in a layer": (SAVED[: len(SAVED) // 2], "truncated tar: .*; --keep-going mounts"),
     "cut before the manifest": (
         without(samples.docker_20(IMAGE), "manifest.json", "repositories"),
         "without manifest.json or index.json; was it cut off",
@@ -83,8 +86,12 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
         UNTAGGED[: samples.end_of_members(UNTAGGED)],
         "cut off",
     ),
-    "half a gzip": (samples.gz(SAVED)[:5000], "gzip stream is cut short"),
-    "gzip of an error": (samples.gz(b"no such image\n"), "is not a tar archive"),
+    "half a gzip": (samples.gz(SAVED)[:5000], "gzip stream is cut short; --keep-going mounts"),
+    "half a gzip of a root": (
+        samples.gz(layer({"etc/": "", "etc/motd": File(os.urandom(99_999))}))[:70_000],
+        "gzip stream is cut short; --keep-going mounts",
+    ),
+    "gzip of an error": (samples.gz(b"no such image\n"), "/broken: is not a tar archive"),
     "manifest.json is no JSON": (
         {**samples.docker_20(IMAGE), "manifest.json": b"{"},
         "manifest.json is not JSON",
@@ -120,10 +127,18 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
     ),
     "the configuration is no JSON": (config(b"\xff\xfe"), "not JSON"),
     "the configuration is a list": (config(b"[]"), "not a JSON object"),
-    "diff ids are numbers": (config(b'{"rootfs":{"diff_ids":[1,2,3]}}'), "not a list of digests"),
+    "diff ids are numbers": (
+        config(b'{"rootfs":{"diff_ids":[1,2,3]}}'),
+        r"a diff id of the image configuration is not a digest: 1$",
+    ),
+    "diff ids are no list": (config(b'{"rootfs":{"diff_ids":"a"}}'), "not a list of digests"),
+    "diff ids are by an unknown algorithm": (
+        config(b'{"rootfs":{"diff_ids":["blake3:0a","sha256:0","a"]}}'),
+        "is a digest by blake3, which cannot be checked; pack the image with sha256 or sha512$",
+    ),
     "diff ids are paths": (
         config(b'{"rootfs":{"diff_ids":["sha256:../../../../x","a","b"]}}'),
-        "not a list of digests",
+        "is not a digest: 'sha256:../../../../x'$",
     ),
     "layers are numbers": (
         manifest(lambda entry: entry.update(Layers=[1])),
@@ -203,7 +218,33 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
             **samples.oci_layout(IMAGE),
             "index.json": b'{"manifests":[{"digest":"sha256:../../etc/passwd"}]}',
         },
-        "refers to something without a digest",
+        "what index.json refers to is not a digest: 'sha256:../../etc/passwd'$",
+    ),
+    "a descriptor by an unknown algorithm": (
+        {
+            **samples.oci_layout(IMAGE),
+            "index.json": b'{"manifests":[{"digest":"sha256+b64u:LCa0a2j_xo_5m0U8HTBBNBNCL"}]}',
+        },
+        r"what index.json refers to is a digest by sha256\+b64u, which cannot be checked",
+    ),
+    "a manifest is another, by SHA-512": (
+        {
+            **samples.oci_layout(LONG),
+            f"blobs/sha512/{hexdigest(samples.oci_manifest(LONG), 'sha512')}": b"{}",
+        },
+        "is damaged: its digest should be sha512:.*, and is sha512:",
+    ),
+    "a configuration is another, by SHA-512": (
+        {
+            **samples.oci_layout(LONG),
+            f"blobs/sha512/{hexdigest(LONG.config, 'sha512')}": IMAGE.config,
+        },
+        "is damaged: its digest should be sha512:.*, and is sha512:",
+    ),
+    "a compressed layer is another, by SHA-512": (
+        {**samples.oci_layout(LONG), LONG_BLOB: samples.gz(TOP)},
+        rf"digest {samples.digest(MIDDLE, 'sha512')}\) is damaged: its bytes have the digest"
+        f" {samples.digest(TOP, 'sha512')}; --keep-going",
     ),
     "a manifest is another": (
         {
@@ -282,14 +323,17 @@ FLIPPED = bytes([MIDDLE[0] ^ 1]) + MIDDLE[1:]
 PLACE = f"{samples.v1_ids(IMAGE)[1]}/layer.tar"
 
 
-def test_verify_checks_what_is_read_in_place(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_verify_checks_what_is_read_in_place(algorithm: str, tmp_path: Path, store: Store) -> None:
     """A layer whose tar is sound but another than its diff id says is found with --verify."""
-    path = samples.write(tmp_path / "x", {**samples.docker_20(IMAGE), PLACE: TOP})
+    image = replace(IMAGE, algorithm=algorithm)
+    place = f"{samples.v1_ids(image)[1]}/layer.tar"
+    path = samples.write(tmp_path / "x", {**samples.docker_20(image), place: TOP})
     opened(path, store)
-    expected = rf"layer 1 \({PLACE}, digest {samples.digest(MIDDLE)}\) is damaged: .*"
-    with pytest.raises(CorruptArchive, match=expected + samples.digest(TOP)):
+    expected = rf"layer 1 \({place}, digest {samples.digest(MIDDLE, algorithm)}\) is damaged: .*"
+    with pytest.raises(CorruptArchive, match=expected + samples.digest(TOP, algorithm)):
         opened(path, store, verify=True)
-    whole = samples.write(tmp_path / "whole", samples.docker_20(IMAGE))
+    whole = samples.write(tmp_path / "whole", samples.docker_20(image))
     assert opened(whole, store, verify=True) == opened(whole, store)
 
 

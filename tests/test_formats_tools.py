@@ -2,12 +2,9 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,60 +13,17 @@ from imagefs import mountinfo
 from imagefs.fuse.mount import unmount_for_good
 from imagefs.store import Store
 from tests import samples
-from tests.engines import RunningEngine, unmount_below
-from tests.needs import DOCKER, need_fuse, need_podman, need_tool
+from tests.engines import RunningEngine
+from tests.needs import DOCKER, need_fuse, need_tool
 from tests.opening import Tree, opened, trees, trees_of
-from tests.samples import IMAGE, OTHER
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A place where tools work: an archive to begin with, and room for what they make of it."""
-
-    start: Path
-    folder: Path
-
-    def run(self, *words: str | Path, stdin: Path | None = None) -> bytes:
-        """Run a tool in the folder; return what it printed."""
-        with open(stdin or "/dev/null", "rb") as source:
-            done = subprocess.run(
-                [*map(str, words)], stdin=source, capture_output=True, check=False, cwd=self.folder
-            )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout
-
-    def skopeo(self, target: str, *options: str) -> Path:
-        """Copy the image to where `transport:path[:tag]` says; return the path."""
-        copy = [need_tool("skopeo", "skopeo"), "--insecure-policy", "copy", "--quiet"]
-        self.run(*copy, *options, f"docker-archive:{self.start}", target)
-        return self.folder / target.split(":")[1]
-
-    def podman(self, *words: str) -> None:
-        """Run podman on a storage of its own."""
-        need_podman()
-        storage = [f"--root={self.folder}/storage", f"--runroot={self.folder}/run"]
-        self.run("podman", *storage, "--storage-driver=vfs", *words)
-
-    def podman_save(self, kind: str, *options: str) -> Path:
-        """Load the image into podman and save it in one of its formats."""
-        path = self.folder / "saved"
-        self.podman("load", "--quiet", f"--input={self.start}")
-        self.podman("save", "--quiet", f"--format={kind}", *options, "-o", str(path), NAME)
-        return path
-
-
-NAME = IMAGE.names[0]
+from tests.producers import BUILT, IMAGE, NAME, OTHER_LAYERS, TOOLS, Bench, bench_with
+from tests.samples import OTHER
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    # Podman wants the path of its storage to be short.
-    folder = Path(tempfile.mkdtemp(prefix="imagefs-"))
-    try:
-        yield Bench(samples.write(folder / "start", samples.docker_20(IMAGE)), folder)
-    finally:
-        unmount_below(folder)
-        shutil.rmtree(folder)
+    with bench_with(IMAGE) as made:
+        yield made
 
 
 @pytest.fixture
@@ -78,73 +32,53 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
-    return trees_of(IMAGE.layers, tmp_path_factory.mktemp("expected") / "image")
+def expected(
+    docker_engine: RunningEngine, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Tree]:
+    """The whole mount of the image, as dockerd saves it."""
+    folder = tmp_path_factory.mktemp("expected")
+    start = samples.write(folder / "start.tar", samples.docker_20(IMAGE))
+    docker_engine.docker("load", "--input", str(start))
+    docker_engine.docker("save", "--output", str(folder / "saved.tar"), NAME)
+    store = Store(folder / "cache")
+    return trees(opened(folder / "saved.tar", store), store)
 
 
-def _umoci(bench: Bench) -> Path:
-    """Have umoci add a tag, so that it writes the layout's index anew."""
-    path = bench.skopeo("oci:layout:v1")
-    bench.run(need_tool("umoci", "umoci"), "tag", "--image", f"{path}:v1", "v2")
-    bench.run("umoci", "rm", "--image", f"{path}:v1")
-    return path
-
-
-def _buildah(bench: Bench) -> Path:
-    need_tool("buildah", "buildah")
-    if os.geteuid() != 0:
-        pytest.skip("only root, or who is listed in /etc/subuid, can give files away")
-    storage = [f"--root={bench.folder}/storage", f"--runroot={bench.folder}/run"]
-    command = ["buildah", *storage, "--storage-driver=vfs"]
-    bench.run(*command, "pull", "--quiet", f"docker-archive:{bench.start}")
-    path = bench.folder / "pushed"
-    bench.run(*command, "push", "--quiet", NAME, f"oci-archive:{path}")
-    return path
-
-
-def _piped(*command: str) -> Callable[[Bench], Path]:
-    def made(bench: Bench) -> Path:
-        path = bench.folder / "packed"
-        path.write_bytes(bench.run(*command, stdin=bench.start))
-        return path
-
-    return made
-
-
-ZSTD = ("--dest-compress-format=zstd", "--dest-compress-level=3")
-TOOLS: Mapping[str, Callable[[Bench], Path]] = {
-    "skopeo docker-archive": lambda bench: bench.skopeo(f"docker-archive:x.tar:{NAME}"),
-    "skopeo oci-archive": lambda bench: bench.skopeo("oci-archive:x.tar:v1"),
-    "skopeo oci": lambda bench: bench.skopeo("oci:layout:v1"),
-    "skopeo oci, zstd": lambda bench: bench.skopeo("oci:layout:v1", *ZSTD),
-    "skopeo dir": lambda bench: bench.skopeo("dir:flat"),
-    "skopeo dir, compressed": lambda bench: bench.skopeo("dir:flat", "--dest-compress"),
-    "podman docker-archive": lambda bench: bench.podman_save("docker-archive"),
-    "podman oci-archive": lambda bench: bench.podman_save("oci-archive"),
-    "podman docker-dir": lambda bench: bench.podman_save("docker-dir"),
-    "podman docker-dir, compressed": lambda bench: bench.podman_save("docker-dir", "--compress"),
-    "podman oci-dir": lambda bench: bench.podman_save("oci-dir"),
-    "buildah": _buildah,
-    "umoci": _umoci,
-    "gzip": _piped("gzip", "-c"),
-    "pigz": _piped("pigz", "-c"),
-    "zstd": _piped("zstd", "-c"),
-    "xz": _piped("xz", "-c"),
-    "xz, in blocks": _piped("xz", "-c", "-T2", "--block-size=100000"),
-    "bzip2": _piped("bzip2", "-c"),
-}
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_each_tool_gives_the_same_tree(
-    tool: str, bench: Bench, store: Store, expected: dict[str, Tree]
+@pytest.mark.parametrize("producer", [*TOOLS, *BUILT])
+def test_each_producer_gives_what_dockerd_saves(
+    producer: str, bench: Bench, store: Store, expected: dict[str, Tree]
 ) -> None:
-    """Whatever tool the image has gone through, it mounts as what went in."""
-    program = re.match(r"\w+", tool)
-    assert program is not None
-    need_tool(program[0], program[0].replace("xz", "xz-utils"))
-    made = opened(TOOLS[tool](bench), store)
+    """Names, kinds, modes, owners, sizes, mtimes, links, xattrs and contents are dockerd's, in
+    rootfs, layers and snapshots, whatever has written the image."""
+    made = opened(_write(producer, {**TOOLS, **BUILT}, bench), store)
     assert trees(made, store) == expected
+
+
+@pytest.mark.parametrize("producer", OTHER_LAYERS)
+def test_layers_written_anew_give_the_same_root(
+    producer: str, bench: Bench, store: Store, expected: dict[str, Tree]
+) -> None:
+    """Where a producer changes the layers themselves, rootfs and snapshots are still dockerd's;
+    eStargz's table of contents and landmarks show in `layers` only."""
+    made = opened(_write(producer, OTHER_LAYERS, bench), store)
+    found = trees(made, store)
+    assert found["rootfs"] == expected["rootfs"]
+    assert _below_top(found["snapshots"]) == _below_top(expected["snapshots"])
+    tables = [path for path in found["layers"] if path.endswith("/stargz.index.json")]
+    assert len(tables) == (3 if "eStargz" in producer else 0)
+
+
+def _write(producer: str, table: Mapping[str, Callable[[Bench], Path]], bench: Bench) -> Path:
+    program = re.match(r"[\w-]+", producer)
+    assert program is not None
+    if producer in TOOLS:
+        need_tool(program[0], program[0].replace("xz", "xz-utils"))
+    return table[producer](bench)
+
+
+def _below_top(tree: Tree) -> list[str]:
+    """Return the paths below the directories of all layers, which are named after diff ids."""
+    return sorted(f"{path[:2]}{path[15:]}" for path in tree)
 
 
 def test_docker_gives_the_same_tree(

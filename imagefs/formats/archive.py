@@ -14,30 +14,28 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import host_errors
 from imagefs.formats import detect
 from imagefs.formats.members import DirectoryFiles, TarFiles
-from imagefs.formats.values import Care, Packed, Piece
+from imagefs.formats.values import Means, Packed, Piece
 from imagefs.image import Blob
-from imagefs.progress import Progress
-from imagefs.store import Store
 
 STANDARD_INPUT = 0
 
 
-def read(path: Path, store: Store, progress: Progress, care: Care) -> Packed:
+def read(path: Path, means: Means) -> Packed:
     """Return what the archive at a path holds."""
     with host_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _read(fd, path, store, progress, care)
+            return _read(fd, path, means)
         finally:
             os.close(fd)
 
 
-def _read(fd: int, path: Path, store: Store, progress: Progress, care: Care) -> Packed:
+def _read(fd: int, path: Path, means: Means) -> Packed:
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         return detect.read_directory(DirectoryFiles(path))
     if stat.S_ISFIFO(status.st_mode):
-        return _spooled(fd, str(path), store, progress, care)
+        return _spooled(fd, str(path), means)
     if not stat.S_ISREG(status.st_mode):
         raise HostError(f"{path}: is neither a file nor a directory")
     if not status.st_size:
@@ -45,26 +43,26 @@ def _read(fd: int, path: Path, store: Store, progress: Progress, care: Care) -> 
     if compression.recognise(os.pread(fd, compression.MAGIC_BYTES, 0)) is not None:
         from imagefs.formats import spool  # noqa: PLC0415
 
-        return spool.compressed(fd, path, store, progress, care)
+        return spool.compressed(fd, path, means)
     blob = Blob(path.absolute(), 0, status.st_size)
-    files = TarFiles(blob, keep_going=care.keep_going, enough=detect.enough())
+    files = TarFiles(blob, str(path), keep_going=means.care.keep_going, enough=detect.enough())
     return detect.read_tar(files, Piece(blob, files.truncated))
 
 
-def read_stdin(store: Store, progress: Progress, care: Care) -> Packed:
+def read_stdin(means: Means) -> Packed:
     """Return what the archive on standard input holds, once all of it is in the store."""
     if os.isatty(STANDARD_INPUT):
         raise HostError("standard input is a terminal; pipe an archive into it")
     if stat.S_ISREG(os.fstat(STANDARD_INPUT).st_mode):
         path = Path(os.path.realpath(f"/proc/self/fd/{STANDARD_INPUT}"))
         if path.exists() and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
-            return read(path, store, progress, care)
+            return read(path, means)
     place = "standard input"
     with host_errors(Path(place)):
-        return _spooled(STANDARD_INPUT, place, store, progress, care)
+        return _spooled(STANDARD_INPUT, place, means)
 
 
-def _spooled(fd: int, place: str, store: Store, progress: Progress, care: Care) -> Packed:
+def _spooled(fd: int, place: str, means: Means) -> Packed:
     from imagefs.formats import spool  # noqa: PLC0415
 
-    return spool.stream(fd, place, store, progress, care)
+    return spool.stream(fd, place, means)

@@ -22,6 +22,8 @@ from imagefs.tarscan import Member, scan
 
 MAX_JSON = 16 << 20
 """Longest JSON file that is read, in bytes; the longest seen in the wild have some hundred kB."""
+KEEP_GOING = "; --keep-going mounts what is left"
+"""What to do about damage, at the end of a message."""
 MAX_LINKS = 40
 """Links inside an archive that are followed from one name."""
 MAX_MEMBERS = 1_000_000
@@ -96,7 +98,7 @@ def circular(place: str, name: str) -> CorruptArchive:
 
 
 class TarFiles:
-    """The files of a tar in `blob`, which is not compressed.
+    """The files of a tar in `blob`, which is not compressed; `place` is its name in messages.
 
     With `keep_going`, a tar that is cut off yields what is left of it.
     """
@@ -104,12 +106,13 @@ class TarFiles:
     def __init__(
         self,
         blob: Blob,
+        place: str,
         *,
         keep_going: bool = False,
         enough: Callable[[int, str], bool] = lambda _count, _name: False,
     ) -> None:
         self.blob = blob
-        self.place = str(blob.path)
+        self.place = place
         self.truncated = ""
         self._pieces: dict[str, Piece] = {}
         self._links: dict[str, str] = {}
@@ -137,7 +140,7 @@ class TarFiles:
             if not (self._pieces or self._links or self.directories):
                 raise CorruptArchive(f"{self.place}: is not a tar archive: {error}") from error
             if not keep_going:
-                raise CorruptArchive(f"{self.place}: {error}") from error
+                raise CorruptArchive(f"{self.place}: {error}{KEEP_GOING}") from error
             self.truncated = str(error)
         finally:
             os.close(fd)

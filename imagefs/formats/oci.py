@@ -30,7 +30,6 @@ _CONFIG_TYPES = frozenset(
     }
 )
 _LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
-_DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
 _MAX_DEPTH = 8
 _MAX_MANIFESTS = 10_000
 
@@ -157,7 +156,10 @@ class _Reader:
                 f"{self._files.place}: image configuration {config_descriptor.digest} is missing"
             )
         config = self._checked(config_descriptor.digest, *found)
-        facts = imageconfig.parse(config)
+        try:
+            facts = imageconfig.parse(config)
+        except CorruptArchive as error:
+            raise CorruptArchive(f"{self._files.place}: {shown(found[0])}: {error}") from error
         layers = list(self._descriptors(said, "layers", "the manifest"))
         if len(layers) != len(facts.diff_ids):
             raise CorruptArchive(
@@ -216,10 +218,11 @@ class _Reader:
 
     def _descriptor(self, item: Any, where: str) -> _Descriptor:
         digest = item.get("digest") if isinstance(item, dict) else None
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        if not isinstance(digest, str):
             raise CorruptArchive(
                 f"{self._files.place}: {where} refers to something without a digest"
             )
+        imageconfig.check_digest(digest, f"{self._files.place}: what {where} refers to")
         annotations = item.get("annotations")
         platform = item.get("platform")
         platform = platform if isinstance(platform, dict) else {}

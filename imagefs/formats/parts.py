@@ -11,18 +11,20 @@ Any thread may call it.
 import json
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import chain
 from struct import Struct
 from types import TracebackType
 from typing import Any, Self
 
 from imagefs import compression
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.formats.members import MAX_LINKS, MAX_MEMBERS, circular, normal, shown
-from imagefs.formats.plain import room, too_large
-from imagefs.formats.values import Care, Piece
+from imagefs.files import host_errors
+from imagefs.formats.members import KEEP_GOING, MAX_LINKS, MAX_MEMBERS, circular, normal, shown
+from imagefs.formats.plain import room, settle, too_large
+from imagefs.formats.values import Means, Piece
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob
 from imagefs.store import Store
@@ -32,6 +34,7 @@ from imagefs.tarstream import members
 
 SMALL = 256 << 10
 """Up to this many bytes a file stays in the record: JSON mostly, and layers not worth sharing."""
+_SETTLING = 4
 _UNSETTLED = 8
 """Layers that may wait to be seen to the disk: each of them keeps two files open."""
 _MAGIC = b"imagefs parts 1\n"
@@ -90,21 +93,25 @@ def _table(record: Blob) -> dict[str, Any]:
     return table
 
 
-def take_apart(chunks: Iterator[bytes], store: Store, care: Care) -> tuple[str, str]:
+def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
     """Bring an archive that arrives in chunks into the store.
 
     Return the digest of its record, and what is wrong with the archive if it was to keep going.
     """
     damage = ""
-    with store.layer_writer(None) as record, _Taking(store, record, care) as taking:
+    if means.indexer is not None:
+        means.indexer.begin()
+    with means.store.layer_writer(None) as record, _Taking(record, means) as taking:
         try:
             for count, (member, content) in enumerate(members(chunks)):
                 if count >= MAX_MEMBERS:
                     raise CorruptArchive(f"it has more than {MAX_MEMBERS} members")
                 taking.take(member, content)
+        except compression.TooLargeError:
+            raise
         except CorruptArchive as error:
-            if not care.keep_going:
-                raise
+            if not means.care.keep_going:
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
         taking.finish()
     return record.digest, damage
@@ -113,15 +120,16 @@ def take_apart(chunks: Iterator[bytes], store: Store, care: Care) -> tuple[str, 
 class _Taking:
     """One archive being taken apart."""
 
-    def __init__(self, store: Store, record: HashedFile, care: Care) -> None:
-        self._store = store
+    def __init__(self, record: HashedFile, means: Means) -> None:
         self._record = record
-        self._care = care
+        self._means = means
+        self._store = means.store
+        self._care = means.care
         self._small: dict[str, tuple[int, int]] = {}
         self._large: dict[str, tuple[HashedFile, str]] = {}
         self._links: dict[str, str] = {}
-        # What has been written is seen to the disk while the next member is decompressed.
-        self._settling = ThreadPoolExecutor(1, "imagefs-settle")
+        # What has been written is seen to the disk while the next members are decompressed.
+        self._settling = ThreadPoolExecutor(_SETTLING, "imagefs-settle")
         self._settled: list[Future[None]] = []
 
     def __enter__(self) -> Self:
@@ -150,29 +158,35 @@ class _Taking:
             self._take_file(name, member.stored, content)
 
     def _take_file(self, name: str, size: int, content: Iterator[memoryview]) -> None:
-        read = _reader(content)
-        head = read(compression.MAGIC_BYTES)
+        head = b""
+        while len(head) < compression.MAGIC_BYTES and (more := next(content, None)):
+            head += more
+        pieces: Iterator[bytes | memoryview] = chain([head], content)
         kind = compression.recognise(head)
         if kind is None and size <= SMALL:
             start = self._record.size
-            for piece in _rest(head, read):
-                self._record.write(piece)
+            for piece in pieces:
+                # A view would keep all of the chunk that it is of.
+                self._record.write(bytes(piece))
             self._small[name] = (start, self._record.size - start)
             return
         limit = self._care.max_layer_bytes
         if kind is not None:
             bound = min(room(self._store), limit)
-            self._write(name, compression.plain(_chained(head, read), kind, bound))
+            read = lambda _size: bytes(next(pieces, b""))  # noqa: E731
+            self._write(name, compression.plain(read, kind, bound))
         elif size > limit:
             raise too_large(shown(name), compression.TooLargeError(limit), self._care)
         else:
-            self._write(name, _rest(head, read))
+            self._write(name, pieces)
 
-    def _write(self, name: str, pieces: Iterator[bytes]) -> None:
-        """Write a file into the store; how it ends is left to the other thread."""
+    def _write(self, name: str, pieces: Iterator[bytes | memoryview]) -> None:
+        """Write a file into the store; how it ends is left to other threads."""
         damage = ""
         with ExitStack() as stack:
-            file = stack.enter_context(self._store.layer_writer(None))
+            work = stack.enter_context(self._store.workspace())
+            stack.enter_context(host_errors(self._store.root))
+            file = stack.enter_context(HashedFile(work / "layer"))
             try:
                 for piece in pieces:
                     file.write(piece)
@@ -183,9 +197,15 @@ class _Taking:
                     raise CorruptArchive(f"{shown(name)}: {error}") from error
                 damage = str(error)
             self._large[name] = (file, damage)
-            self._settled.append(self._settling.submit(stack.pop_all().close))
+            settling = self._settling.submit(self._settle, stack.pop_all(), file, not damage)
+            self._settled.append(settling)
         if len(self._settled) > _UNSETTLED:
             self._settled[-_UNSETTLED].result()
+
+    def _settle(self, stack: ExitStack, file: HashedFile, whole: bool) -> None:
+        with stack:
+            file.finish(sync=False)
+            settle(file, self._means, whole=whole)
 
     def finish(self) -> None:
         """Wait until all layers are in the store, and end the record."""
@@ -196,36 +216,3 @@ class _Taking:
         content = json.dumps(table).encode()
         self._record.write(content)
         self._record.write(_TRAILER.pack(len(content), _MAGIC))
-
-
-def _reader(content: Iterator[memoryview]) -> Callable[[int], bytes]:
-    """Return a function that reads at most so many bytes; fewer than asked only for the end."""
-    waiting = memoryview(b"")
-
-    def read(size: int) -> bytes:
-        nonlocal waiting
-        got = b""
-        while len(got) < size:
-            if not waiting:
-                waiting = next(content, memoryview(b""))
-                if not waiting:
-                    break
-            taken = waiting[: size - len(got)]
-            waiting = waiting[len(taken) :]
-            got += taken
-        return got
-
-    return read
-
-
-def _chained(head: bytes, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    waiting = [head]
-    return lambda size: waiting.pop() if waiting else read(size)
-
-
-def _rest(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Yield a content whose beginning has been read."""
-    data = head
-    while data:
-        yield data
-        data = read(SMALL)

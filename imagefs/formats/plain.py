@@ -6,35 +6,33 @@ means: an error that names the layer, or, if asked to keep going, a layer of wha
 thread may call it; two that want the same layer, here or in another process, make it once.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 from imagefs import compression
 from imagefs.compression import Compression, TooLargeError
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.files import host_errors
-from imagefs.formats.members import shown
-from imagefs.formats.values import Care, Packed, PackedImage, PackedLayer
+from imagefs.files import fsync_file, host_errors
+from imagefs.formats.members import KEEP_GOING, shown
+from imagefs.formats.values import Care, Means, Packed, PackedImage, PackedLayer
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Image, Layer
-from imagefs.progress import Progress
+from imagefs.imageconfig import DIGESTS
 from imagefs.store import Store
 
 _CHUNK = 1 << 20
 _EMPTY_TAR = bytes(1024)
 
 
-def image_of(
-    packed: Packed, image: PackedImage, store: Store, progress: Progress, care: Care
-) -> Image:
+def image_of(packed: Packed, image: PackedImage, means: Means) -> Image:
     """Return the image with all its layers plain."""
     with host_errors(Path(packed.place)):
-        layers = _plain_layers(image, _Maker(packed.place, store, progress, care))
+        layers = _plain_layers(image, _Maker(packed.place, means))
     return Image(image.id, image.names, image.config, image.manifest, layers)
 
 
@@ -42,7 +40,7 @@ def _plain_layers(image: PackedImage, maker: "_Maker") -> tuple[Layer, ...]:
     kinds = [_kind(layer) for layer in image.layers]
     work = sum(map(maker.work, image.layers, kinds))
     if work:
-        maker.progress.phase("decompressing" if any(kinds) else "verifying", work)
+        maker.begin("decompressing" if any(kinds) else "verifying", work)
     jobs: dict[PackedLayer, Callable[[], Layer]] = {}
     for number, (layer, kind) in enumerate(zip(image.layers, kinds, strict=True)):
         alike = replace(layer, created_by="")
@@ -130,17 +128,24 @@ def too_large(what: str, error: TooLargeError, care: Care) -> HostError:
 class _Maker:
     """Makes the layers of one image plain."""
 
-    def __init__(self, place: str, store: Store, progress: Progress, care: Care) -> None:
+    def __init__(self, place: str, means: Means) -> None:
         self._place = place
-        self._store = store
-        self.progress = progress
-        self.care = care
+        self._means = means
+        self._store = means.store
+        self._progress = means.progress
+        self._care = means.care
+
+    def begin(self, phase: str, work: int) -> None:
+        """Make ready for work on that many bytes; nobody has started a thread yet."""
+        self._progress.phase(phase, work)
+        if self._means.indexer is not None:
+            self._means.indexer.begin()
 
     def work(self, layer: PackedLayer, kind: Compression | None) -> int:
         """Return how many bytes will be read to make a layer plain, or to verify it."""
-        if layer.piece is None or (kind and self._store.layer(layer.diff_id) is not None):
+        if layer.piece is None or (kind and self._known(layer.diff_id) is not None):
             return 0
-        return layer.piece.blob.length if kind or self.care.verify else 0
+        return layer.piece.blob.length if kind or self._care.verify else 0
 
     def layer(self, number: int, layer: PackedLayer, kind: Compression | None) -> Layer:
         """Return a layer that can be read."""
@@ -154,20 +159,20 @@ class _Maker:
         if kind is not None:
             return self._decompressed(layer, where, kind)
         damage = layer.piece.damage
-        if self.care.verify and not damage and layer.diff_id.startswith("sha256:"):
-            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob))
+        if self._care.verify and not damage and _algorithm(layer.diff_id):
+            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob, layer))
         return Layer(
-            layer.diff_id, layer.piece.blob, keep_going=self.care.keep_going, damage=damage
+            layer.diff_id, layer.piece.blob, keep_going=self._care.keep_going, damage=damage
         )
 
     def _tolerate(self, where: str, damage: str) -> None:
         """Raise CorruptArchive unless damage is to be made do with."""
-        if not self.care.keep_going:
-            raise CorruptArchive(f"{where} {damage}; --keep-going mounts what is left")
+        if not self._care.keep_going:
+            raise CorruptArchive(f"{where} {damage}{KEEP_GOING}")
 
     def _missing(self, layer: PackedLayer, where: str) -> Layer:
         """Return a layer that some other image has brought, or one without content."""
-        blob = self._store.layer(layer.diff_id)
+        blob = self._known(layer.diff_id)
         if blob is not None:
             return Layer(layer.diff_id, blob, stored=True)
         damage = "is missing from the archive"
@@ -178,12 +183,29 @@ class _Maker:
 
     def _in_store(self, layer: PackedLayer, where: str, digest: str, damage: str) -> Layer:
         """Return a layer that the store has under `digest`, be it the right one or not."""
-        if not damage and layer.diff_id.startswith("sha256:"):
-            damage = self._compared(where, layer.diff_id, digest)
         blob = self._stored_blob(digest)
-        if digest == layer.diff_id and not damage:
+        algorithm = _algorithm(layer.diff_id)
+        if not damage and algorithm:
+            damage = self._compared(where, layer.diff_id, self._found(layer, blob, digest))
+        if algorithm and not damage:
             return Layer(layer.diff_id, blob, stored=True)
-        return Layer(layer.diff_id, blob, keep_going=self.care.keep_going, damage=damage)
+        return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
+
+    def _found(self, layer: PackedLayer, blob: Blob, digest: str) -> str:
+        """Return the digest, of the diff id's kind, of what the store has under `digest`."""
+        if _algorithm(layer.diff_id) == "sha256":
+            return digest
+        if self._store.recall(layer.diff_id) == digest:
+            return layer.diff_id
+        found = self._digest(blob, layer)
+        if found == layer.diff_id:
+            self._store.remember(layer.diff_id, digest)
+        return found
+
+    def _known(self, diff_id: str) -> Blob | None:
+        """Return the store's layer of a diff id; the store itself knows them by SHA-256 only."""
+        known = diff_id if _algorithm(diff_id) == "sha256" else self._store.recall(diff_id)
+        return self._store.layer(known) if known else None
 
     def _compared(self, where: str, expected: str, found: str) -> str:
         """Return what is wrong if two digests differ, unless that is an error."""
@@ -199,18 +221,19 @@ class _Maker:
             raise HostError(f"{self._store.root}: {digest} was removed while it was needed")
         return blob
 
-    def _digest(self, blob: Blob) -> str:
-        digest = sha256()
+    def _digest(self, blob: Blob, layer: PackedLayer) -> str:
+        algorithm = _algorithm(layer.diff_id)
+        digest = hashlib.new(algorithm)
         with open_blob(blob) as fd:
             read = reader(fd, blob)
             while chunk := read(_CHUNK):
                 digest.update(chunk)
-                self.progress.advance(len(chunk))
-        return f"sha256:{digest.hexdigest()}"
+                self._progress.advance(len(chunk))
+        return f"{algorithm}:{digest.hexdigest()}"
 
     def _decompressed(self, layer: PackedLayer, where: str, kind: Compression) -> Layer:
         with self._store.lock(f"layer {layer.diff_id}"):
-            blob = self._store.layer(layer.diff_id)
+            blob = self._known(layer.diff_id)
             if blob is not None:
                 return Layer(layer.diff_id, blob, stored=True)
             digest, damage = self._decompress(layer, where, kind)
@@ -222,18 +245,39 @@ class _Maker:
         blob, damage = layer.piece.blob, layer.piece.damage
         with self._store.workspace() as work, host_errors(self._store.root):
             with open_blob(blob) as fd, HashedFile(work / "layer") as file:
-                read = reader(fd, blob, lambda data: self.progress.advance(len(data)))
-                bound = min(room(self._store), self.care.max_layer_bytes)
+                read = reader(fd, blob, lambda data: self._progress.advance(len(data)))
+                bound = min(room(self._store), self._care.max_layer_bytes)
                 try:
                     for piece in compression.plain(read, kind, bound):
                         file.write(piece)
                 except TooLargeError as error:
-                    raise too_large(where, error, self.care) from error
+                    raise too_large(where, error, self._care) from error
                 except CorruptArchive as error:
                     damage = damage or str(error)
                     self._tolerate(where, f"is damaged: {damage}")
-                file.finish()
-            if not damage and layer.diff_id.startswith("sha256:"):
+                file.finish(sync=False)
+            if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
-            self._store.adopt_layer(file.path, file.digest)
+            settle(file, self._means, whole=not damage)
         return file.digest, damage
+
+
+def _algorithm(diff_id: str) -> str:
+    """Return the algorithm of a diff id, or "" if it is no digest of the layer's bytes."""
+    algorithm = diff_id.partition(":")[0]
+    return algorithm if algorithm in DIGESTS else ""
+
+
+def settle(file: HashedFile, means: Means, *, whole: bool) -> None:
+    """See a finished file to the disk and into the store; if it is whole, it is indexed meanwhile.
+
+    Who takes it for a layer will look for its index first.
+    """
+    blob = Blob(file.path, 0, file.size)
+    indexed = None
+    if whole and means.indexer is not None:
+        indexed = means.indexer.add(Layer(file.digest, blob, stored=True))
+    fsync_file(file.path)
+    if indexed is not None:
+        indexed()
+    means.store.adopt_layer(file.path, file.digest)

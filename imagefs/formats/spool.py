@@ -15,20 +15,20 @@ from imagefs import compression
 from imagefs.compression import TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.formats import detect
-from imagefs.formats.members import TarFiles
+from imagefs.formats.members import KEEP_GOING, TarFiles
 from imagefs.formats.parts import Parts, take_apart
 from imagefs.formats.plain import room, too_large
-from imagefs.formats.values import Care, Packed, Piece
-from imagefs.progress import Progress
+from imagefs.formats.values import Means, Packed, Piece
 from imagefs.store import Store
 
-_CHUNK = 256 << 10
+_CHUNK = 64 << 10
 _HEAD = 32 << 10
 """Bytes in which the first name of a tar is looked for."""
 
 
-def compressed(fd: int, path: Path, store: Store, progress: Progress, care: Care) -> Packed:
+def compressed(fd: int, path: Path, means: Means) -> Packed:
     """Return what a compressed file holds; the second time, the file itself is not read."""
+    store, progress = means.store, means.progress
     status = os.fstat(fd)
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     key = f"{os.path.realpath(path)} {identity}"
@@ -36,17 +36,16 @@ def compressed(fd: int, path: Path, store: Store, progress: Progress, care: Care
         spooled = _recall(key, str(path), store)
         if spooled is None:
             progress.phase("decompressing", status.st_size)
-            spooled = _take(fd, str(path), store, progress, care)
+            spooled = _take(fd, str(path), means)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
         return spooled.packed(store)
 
 
-def stream(fd: int, place: str, store: Store, progress: Progress, care: Care) -> Packed:
+def stream(fd: int, place: str, means: Means) -> Packed:
     """Return what arrives by a pipe, once all of it has arrived."""
-    progress.phase(f"reading {place}")
-    spooled = _take(fd, place, store, progress, care)
-    return spooled.packed(store)
+    means.progress.phase(f"reading {place}")
+    return _take(fd, place, means).packed(means.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,8 @@ class _Spooled:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
             return detect.read_parts(Parts(self.place, blob, store))
-        files = TarFiles(blob, keep_going=bool(self.damage), enough=detect.enough())
-        files.place = self.place
+        keep_going = bool(self.damage)
+        files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
         return detect.read_tar(files, Piece(blob, self.damage, self.digest))
 
 
@@ -86,45 +85,45 @@ def _key(key: str, *, apart: bool) -> str:
     return f"{'parts' if apart else 'whole'} {key}"
 
 
-def _take(fd: int, place: str, store: Store, progress: Progress, care: Care) -> _Spooled:
+def _take(fd: int, place: str, means: Means) -> _Spooled:
     """Bring a stream into the store."""
     try:
-        chunks = _plain(fd, store, progress)
+        chunks = _plain(fd, means)
         head = b""
         for chunk in chunks:
             head += chunk
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = take_apart(chain([head], chunks), store, care)
+            digest, damage = take_apart(chain([head], chunks), means)
             return _Spooled(place, digest, True, damage)
-        digest, damage = _take_whole(chain([head], chunks), store, care)
+        digest, damage = _take_whole(chain([head], chunks), means)
         return _Spooled(place, digest, False, damage)
     except TooLargeError as error:
-        raise too_large(place, error, care) from error
+        raise too_large(place, error, means.care) from error
     except CorruptArchive as error:
         raise CorruptArchive(f"{place}: {error}") from error
 
 
-def _take_whole(chunks: Iterator[bytes], store: Store, care: Care) -> tuple[str, str]:
+def _take_whole(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
     """Bring a tar into the store as it is; return its digest, and what is wrong with it."""
     damage = ""
-    with store.layer_writer(None) as file:
+    with means.store.layer_writer(None) as file:
         try:
             for chunk in chunks:
                 file.write(chunk)
-                if file.size > care.max_layer_bytes:
-                    raise TooLargeError(care.max_layer_bytes)
+                if file.size > means.care.max_layer_bytes:
+                    raise TooLargeError(means.care.max_layer_bytes)
         except TooLargeError:
             raise
         except CorruptArchive as error:
-            if not care.keep_going:
-                raise
+            if not means.care.keep_going:
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
     return file.digest, damage
 
 
-def _plain(fd: int, store: Store, progress: Progress) -> Iterator[bytes]:
+def _plain(fd: int, means: Means) -> Iterator[bytes]:
     """Yield a stream's bytes, decompressed if need be."""
     head = b""
     while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
@@ -135,12 +134,12 @@ def _plain(fd: int, store: Store, progress: Progress) -> Iterator[bytes]:
 
     def read(size: int) -> bytes:
         data = waiting.pop() if waiting else os.read(fd, size)
-        progress.advance(len(data))
+        means.progress.advance(len(data))
         return data
 
     kind = compression.recognise(head)
     if kind is not None:
-        yield from compression.plain(read, kind, room(store))
+        yield from compression.plain(read, kind, room(means.store))
     else:
         while data := read(_CHUNK):
             yield data

@@ -5,10 +5,13 @@ missing; `plain.py` makes `image.Layer`s of them.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from imagefs.image import MAX_LAYER_BYTES, Blob
+from imagefs.image import MAX_LAYER_BYTES, Blob, Layer
+from imagefs.progress import Progress
+from imagefs.store import Store
 
 _MAX_NAME = 512
 
@@ -20,6 +23,29 @@ class Care:
     keep_going: bool = False
     verify: bool = False
     max_layer_bytes: int = MAX_LAYER_BYTES
+
+
+class Indexer(Protocol):
+    """Somebody who indexes new layers while others are still coming in: `index.Indexer`."""
+
+    def begin(self) -> None:
+        """Make ready; this comes before any thread is started."""
+
+    def add(self, layer: Layer) -> Callable[[], object]:
+        """Begin with a layer of the store, of which nothing is missing but its name there.
+
+        What is returned waits until the layer's file is no longer read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What it takes to bring archives in: room for what comes, somebody to tell, and care."""
+
+    store: Store
+    progress: Progress
+    care: Care
+    indexer: Indexer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from pathlib import Path
 from benchmarks import layers
 from benchmarks.workspace import Workspace, discard
 
+Pack = Callable[[Path, Path], None]
+"""Compresses one file into another."""
+
 _EPOCH = 1_700_000_000
 _CHUNK = 1 << 20
 _PER_DIRECTORY = 200
@@ -141,6 +144,51 @@ def save(path: Path, name: str, written: list[tuple[Path, str]]) -> None:
         _add(tar, "manifest.json", json.dumps([entry]).encode())
         repository, _, tag = name.partition(":")
         _add(tar, "repositories", json.dumps({repository: {tag: ids[-1]}}).encode())
+
+
+def packed_layers(space: Workspace, image: str, archive: Path, kind: str, pack: Pack) -> Path:
+    """Return an OCI layout of an image's layers, each compressed by `pack`, of that kind."""
+
+    def make(into: Path) -> None:
+        _write_layout(archive, into, kind, pack)
+
+    return space.once(f"images/{image}.oci-{kind}", make)
+
+
+def _write_layout(archive: Path, into: Path, kind: str, pack: Pack) -> None:
+    blobs = into / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    with tarfile.open(archive) as tar:
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        [entry] = json.load(manifest)
+        described = []
+        for name in entry["Layers"]:
+            plain, packed = into / "plain", into / "packed"
+            plain.write_bytes(_content(tar, name))
+            pack(plain, packed)
+            described.append(_add_blob(blobs, packed, f"application/vnd.oci.image.layer.v1.{kind}"))
+            plain.unlink()
+        (into / "config").write_bytes(_content(tar, entry["Config"]))
+    config = _add_blob(blobs, into / "config", "application/vnd.oci.image.config.v1+json")
+    said = {"schemaVersion": 2, "config": config, "layers": described}
+    (into / "manifest").write_text(json.dumps(said))
+    top = _add_blob(blobs, into / "manifest", "application/vnd.oci.image.manifest.v1+json")
+    (into / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (into / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+def _add_blob(blobs: Path, path: Path, media_type: str) -> dict[str, object]:
+    """Move a file to where its digest says; return its descriptor."""
+    digits, size = _digest(path), path.stat().st_size
+    path.rename(blobs / digits)
+    return {"mediaType": media_type, "digest": f"sha256:{digits}", "size": size}
 
 
 def layer_names(archive: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The suites `fetch` and `unpack`: imagefs beside the tool that does the like and no more.
 
-`fetch` takes an image out of a real Docker Engine of its own, `unpack` mounts compressed archives
-for the first time. Both compare wall times within one run.
+`fetch` takes an image out of a real Docker Engine of its own, `unpack` mounts for the first time
+what is compressed, an archive as a whole or its layers. Both compare wall times within one run.
 """
 
 import os
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import archives
 from benchmarks.host import BenchError, call, find_program, machine, say, seconds, shell, warm
 from benchmarks.plan import Plan
 from benchmarks.workspace import Workspace, discard
@@ -75,29 +76,59 @@ def decompress(plan: Plan) -> None:
     found = {}
     for name, packer in _PACKERS.items():
         if find_program(packer.program):
-            found[name] = _decompress(plan, name, packer)
+            found[name] = _whole(plan, name, packer)
+            found[f"layers in {name}"] = _layers(plan, name, packer)
         else:
             say(f"unpack: without {name}: {packer.program} is missing")
     _tell_and_keep(plan.space, "unpack", found)
 
 
-def _decompress(plan: Plan, name: str, packer: Packer) -> dict[str, list[float]]:
+def _whole(plan: Plan, name: str, packer: Packer) -> dict[str, list[float]]:
+    """Compare on `docker save | gzip`."""
     root = plan.space.root
-    plain, cache, mountpoint = root / "plain.tar", root / "cache", root / "mnt"
-    mountpoint.mkdir(exist_ok=True)
 
     def pack(path: Path) -> None:
         shell(f"{packer.pack} <{plan.archive} >{path}", root)
 
     packed = plan.space.once(f"images/{plan.image}.{name}", pack)
+    return _decompress(plan, packed, packer.unpack, f"{packer.unpack} <{packed} >plain/tar")
+
+
+def _layers(plan: Plan, name: str, packer: Packer) -> dict[str, list[float]]:
+    """Compare on an OCI layout; the other program unpacks one layer after the other."""
+    root = plan.space.root
+
+    def pack(plain: Path, path: Path) -> None:
+        shell(f"{packer.pack} <{plain} >{path}", root)
+
+    kind = f"tar+{name}"
+    layout = archives.packed_layers(plan.space, plan.image, plan.archive, kind, pack)
+    script = f'for one in {layout}/blobs/sha256/*; do {packer.unpack} <"$one" >plain/${{one##*/}}'
+    # What is no layer is not compressed either.
+    script += " 2>/dev/null || rm plain/${one##*/}; done"
+    return _decompress(plan, layout, f"{packer.unpack}, each layer", script)
+
+
+def _decompress(plan: Plan, packed: Path, other: str, script: str) -> dict[str, list[float]]:
+    """Time a script that leaves files in `plain`, and mounting for the first time."""
+    root = plan.space.root
+    plain, cache, mountpoint = root / "plain", root / "cache", root / "mnt"
+    mountpoint.mkdir(exist_ok=True)
     imagefs = plan.programs.imagefs
     mount: list[str | Path] = [imagefs, "mount", "--quiet", packed, mountpoint]
+    # Modules are compiled once, as in an installation, whatever the caller's environment says.
+    env = {
+        "IMAGEFS_CACHE": str(cache),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(plan.space.directory("bytecode")),
+    }
+    call([imagefs, "inspect", "--quiet", packed], env=env)
+    discard(cache)
     return _in_turn(
         {
-            packer.unpack: Turn(lambda: shell(f"{packer.unpack} <{packed} >{plain}", root)),
+            other: Turn(lambda: shell(f"mkdir plain; {script}", root)),
             "imagefs mount": Turn(
-                lambda: call(mount, env={"IMAGEFS_CACHE": str(cache)}),
-                lambda: call([imagefs, "unmount", mountpoint]),
+                lambda: call(mount, env=env), lambda: call([imagefs, "unmount", mountpoint])
             ),
         },
         [packed],
