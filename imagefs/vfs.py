@@ -233,7 +233,7 @@ class ImageFs:
             kind = mode >> 12
             place = layer << nodeid.LAYER_SHIFT | at
             if kind == 4 and not flags & odd:
-                node, ino = of_view | place, origins[layer] | place
+                node, ino = of_view | place, origins.get(layer, of_view) | place
                 fields = node, ino, mode, 1, uid, gid, 0, _BLOCK, _BLOCK // 512, mtime, nsec
                 attr = new(Attr, fields)
             elif nlink == 1 and not flags & odd and not reached:

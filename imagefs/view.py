@@ -68,7 +68,9 @@ class View:
         layer = node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK
         if not layer or not node & nodeid.ROW_MASK:
             return node
-        return self.origins[layer] | node & (1 << nodeid.VIEW_SHIFT) - 1
+        # A node id that nobody was given may name a layer that the view lacks.
+        origin = self.origins.get(layer, self.number << nodeid.VIEW_SHIFT)
+        return origin | node & (1 << nodeid.VIEW_SHIFT) - 1
 
     @property
     def has_reached(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from imagefs import mountinfo
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
-from imagefs.fuse.mount import MountOptions, mount, unmount_for_good
+from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_good
 from imagefs.fuse.notices import Notices
 from imagefs.fuse.replies import Reply
 from imagefs.fuse.requests import GO_ON, Requests
@@ -61,6 +61,8 @@ class _Server:
             self._mounted = mountinfo.at(self._place)
             requests = Requests(device, self._session.prepare)
             _agree(requests, device, self._session)
+            if self._mounted is not None:
+                read_far_ahead(self._mounted.device)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
             self._ready()
