@@ -10,6 +10,8 @@ from typing import Any
 
 from imagefs.errors import CorruptArchive
 
+MAX_LAYERS = 1000
+"""Most layers of one image: engines make 127, overlayfs takes 500, and each snapshot holds all."""
 # Diff ids become names of directories, so nothing else may pass for one.
 _DIGEST = re.compile(r"[a-z0-9]{1,32}:[0-9a-f]{32,128}")
 
@@ -38,6 +40,8 @@ def parse(content: bytes) -> ImageConfig:
         isinstance(item, str) and _DIGEST.fullmatch(item) for item in diff_ids
     ):
         raise CorruptArchive("the image configuration's rootfs.diff_ids is not a list of digests")
+    if len(diff_ids) > MAX_LAYERS:
+        raise CorruptArchive(f"an image of {len(diff_ids)} layers; at most {MAX_LAYERS} are read")
     return ImageConfig(
         tuple(diff_ids),
         _created_by(config.get("history"), len(diff_ids)),

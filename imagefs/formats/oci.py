@@ -32,7 +32,6 @@ _CONFIG_TYPES = frozenset(
 _LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
 _MAX_DEPTH = 8
-_MAX_MANIFESTS = 10_000
 
 Json = dict[str, Any]
 
@@ -93,7 +92,7 @@ class _Reader:
     def __init__(self, files: Files, paths: Callable[[str], tuple[str, ...]]) -> None:
         self._files = files
         self._paths = paths
-        self._left = _MAX_MANIFESTS
+        self._left = members.MAX_IMAGES
 
     def entries(self, index: Json) -> tuple[PackedImage, ...]:
         """Return the images of the top index, each knowing the entry that it belongs to."""
