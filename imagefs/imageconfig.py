@@ -15,6 +15,8 @@ DIGESTS = {"sha256": 64, "sha512": 128}
 """The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
 BLAKE3, which came later, is in no standard library."""
 
+MAX_LAYERS = 1000
+"""Most layers of one image: engines make 127, overlayfs takes 500, and each snapshot holds all."""
 # Diff ids become names of directories, so nothing else may pass for one.
 _DIGEST = re.compile("|".join(f"{name}:[0-9a-f]{{{digits}}}" for name, digits in DIGESTS.items()))
 _FOREIGN_DIGEST = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[A-Za-z0-9=_-]+")
@@ -43,6 +45,8 @@ def parse(content: bytes) -> ImageConfig:
         diff_ids = []
     if not isinstance(diff_ids, list):
         raise CorruptArchive("the image configuration's rootfs.diff_ids is not a list of digests")
+    if len(diff_ids) > MAX_LAYERS:
+        raise CorruptArchive(f"an image of {len(diff_ids)} layers; at most {MAX_LAYERS} are read")
     for item in diff_ids:
         check_digest(item, "a diff id of the image configuration")
     return ImageConfig(

@@ -15,8 +15,12 @@ from imagefs.indexfile import Index
 from imagefs.merge import Place, Stack, Visible
 from imagefs.rows import Row
 
+MAX_COUNTED = 65_000
+"""Most names of one file that are counted for each view, as many as ext4 lets a file have."""
 _REMEMBERED = 16_384
-"""Directories whose stacks are kept, and files whose names were counted; some 5 MB of each."""
+"""Directories whose stacks are kept; some 5 MB."""
+_COUNTS = 65_536
+"""Files whose names were counted that are kept; some 8 MB."""
 
 
 class _Foreign(NamedTuple):
@@ -50,7 +54,7 @@ class View:
         self._indexes = indexes
         self._root: Stack = merge.root(indexes, layers) if self.merged else ((layers[0], 0),)
         self._stacks: dict[Place, Stack] = {}
-        self._counts: dict[Place, int] = {}
+        self._counts: dict[int, int] = {}
 
     @property
     def root_node(self) -> int:
@@ -206,18 +210,23 @@ class View:
             target = (layer, number)
         if not self.merged or (row.nlink == 1 and target not in foreign.reached):
             return 0, target
-        count = self._counts.get(target)
+        key = nodeid.pack(0, layer, number)
+        count = self._counts.get(key)
         if count is None:
-            count = self._count(target)
-            if len(self._counts) >= _REMEMBERED:
+            count = self._count(target, row.nlink)
+            if len(self._counts) >= _COUNTS:
                 self._counts.clear()
-            self._counts[target] = count
+            self._counts[key] = count
         return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target
 
-    def _count(self, inode: Place) -> int:
+    def _count(self, inode: Place, nlink: int) -> int:
+        """Return how many names of an inode show, or, if it has too many, how many there are."""
         layer, number = inode
+        reached = self._foreign.reached.get(inode, [])
+        if nlink + len(reached) > MAX_COUNTED:
+            return nlink + len(reached)
         names = [(layer, row) for row in self._indexes[layer].same_inode(number)]
-        return sum(map(self._is_visible, names + self._foreign.reached.get(inode, [])))
+        return sum(map(self._is_visible, names + reached))
 
     def _is_visible(self, place: Place) -> bool:
         layer, number = place

@@ -257,7 +257,9 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_archive_is_one_clear_error(name: str, tmp_path: Path, store: Store) -> None:
+def test_a_broken_archive_is_one_clear_error(
+    name: str, tmp_path: Path, store: Store, count: Callable[[str, int], None]
+) -> None:
     """The message is one line, says what is wrong and names the archive; nothing is left over."""
     content, message = BROKEN[name]
     path = samples.write(tmp_path / "broken", content)
@@ -267,6 +269,7 @@ def test_a_broken_archive_is_one_clear_error(name: str, tmp_path: Path, store: S
     assert isinstance(caught.value, CorruptArchive)
     assert "\n" not in str(caught.value)
     assert leaves_nothing(store)
+    count("hostile archives: contents", 1)
 
 
 def test_paths_that_are_no_archives(tmp_path: Path, store: Store) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagefs import index
+from imagefs import index, view
 from imagefs.image import Blob, Image, Layer
 from imagefs.vfs import ImageFs, image_fs
 from tests.headers import END, GNU, content, file, header, long_name, pax
@@ -309,6 +309,21 @@ def test_five_hundred_layers(tmp_path: Path) -> None:
         assert stat.S_ISREG(fs.getattr(ino(fs, f"snapshots/{snapshots[9]}/own/last")).mode)
         assert len(shown(fs, f"layers/{snapshots[400]}")) == 4
         del fs
+
+
+def test_links_beyond_counting(tmp_path: Path) -> None:
+    """Names of a file are counted in each view, unless they are more than a disk would take."""
+    many = view.MAX_COUNTED
+    names = [b"d/%d" % n for n in range(many)]
+    tar = b"".join(header(name, b"1", linkname=b"f") for name in names)
+    below = file(b"g", b"y") + header(b"h", b"1", linkname=b"g") + file(b"f", b"x") + tar + END
+    fs = fs_of(tmp_path, below, layer({"d/.wh.7": "", ".wh.h": ""}))
+    began = time.process_time()
+    found = {path: resolve(fs, f"rootfs/{path}") for path in ("f", "d/8", "g")}
+    assert time.process_time() - began < 1
+    counts = {path: attr.nlink for path, attr in found.items() if attr}
+    assert counts == {"f": many + 1, "d/8": many + 1, "g": 1}
+    assert resolve(fs, "rootfs/d/7") is None
 
 
 def test_links_into_lower_layers_without_end(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ call it.
 """
 
 import platform as host
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
 from imagefs import reference
 from imagefs.errors import CorruptArchive, UsageError
@@ -13,6 +14,8 @@ from imagefs.formats.members import shown
 from imagefs.formats.values import Packed, PackedImage
 
 _POSITION_DIGITS = 3
+_LISTED = 20
+"""Images, or names of one, that a message lists."""
 _MACHINES = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -109,7 +112,7 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
 
 
 def _platforms(images: Iterable[PackedImage]) -> str:
-    return ", ".join(dict.fromkeys(shown(image.platform or "unknown") for image in images))
+    return _listing(dict.fromkeys(shown(image.platform or "unknown") for image in images))
 
 
 def is_for(wanted: str, platform: str) -> bool:
@@ -132,6 +135,11 @@ def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:
     items = []
     for variants in entries:
         image = variants[0]
-        names = " ".join(map(shown, image.names)) or "untagged"
+        names = " ".join(map(shown, image.names[:_LISTED])) or "untagged"
         items.append(f"{image.entry}: {names} ({image.id.partition(':')[2][:12]})")
-    return ", ".join(items)
+    return _listing(items)
+
+
+def _listing(items: Collection[str]) -> str:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(islice(items, _LISTED)) + more

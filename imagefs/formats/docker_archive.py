@@ -28,6 +28,7 @@ def read(files: Files, manifest: bytes) -> tuple[PackedImage, ...]:
         raise CorruptArchive(f"{files.place}: {MANIFEST} is not a list of images")
     if not parsed:
         raise CorruptArchive(f"{files.place}: {MANIFEST} lists no image")
+    members.bounded(files, len(parsed))
     return tuple(
         _image(files, number, entry, written)
         for number, (entry, written) in enumerate(zip(parsed, _as_written(manifest), strict=True))

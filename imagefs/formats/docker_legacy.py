@@ -13,12 +13,14 @@ from imagefs.errors import CorruptArchive
 from imagefs.formats import members
 from imagefs.formats.members import Files, shown
 from imagefs.formats.values import PackedImage, PackedLayer, usable_names
+from imagefs.imageconfig import MAX_LAYERS
 
 REPOSITORIES = "repositories"
 _JSON = re.compile(r"([0-9a-f]{64})/json")
 _CONFIG = re.compile(r"[0-9a-f]{64}\.json")
 _ID = re.compile(r"[0-9a-f]{64}")
-_MAX_LAYERS = 10_000
+MAX_CHAINED = 100_000
+"""Layers of all images together: many tags on one long chain are few bytes."""
 
 
 def applies(files: Files) -> bool:
@@ -32,10 +34,15 @@ def read(files: Files) -> tuple[PackedImage, ...]:
     """Return the images that `repositories` names or, without it, those nobody is built upon."""
     described = _Descriptions(files)
     tops = _tagged(files) or dict.fromkeys(_heads(files, described), ())
-    return tuple(
-        _image(files, described, number, top, names)
-        for number, (top, names) in enumerate(tops.items())
-    )
+    members.bounded(files, len(tops))
+    images = []
+    layers = 0
+    for number, (top, names) in enumerate(tops.items()):
+        images.append(_image(files, described, number, top, names))
+        layers += len(images[-1].layers)
+        if layers > MAX_CHAINED:
+            raise CorruptArchive(f"{files.place}: images of more than {MAX_CHAINED} layers in all")
+    return tuple(images)
 
 
 class _Descriptions(dict[str, dict[str, Any]]):
@@ -120,18 +127,20 @@ def _image(
 
 def _chain(files: Files, described: _Descriptions, top: str) -> list[str]:
     """Return the ids of an image's layers, bottom to top."""
-    chain: list[str] = []
+    chain: dict[str, None] = {}
     layer_id: Any = top
     while layer_id:
         if not isinstance(layer_id, str) or not _ID.fullmatch(layer_id):
             raise CorruptArchive(
-                f"{files.place}: {chain[-1]}/json names a parent that is no layer id"
+                f"{files.place}: {[*chain][-1]}/json names a parent that is no layer id"
             )
-        if layer_id in chain or len(chain) >= _MAX_LAYERS:
+        if layer_id in chain:
             raise CorruptArchive(f"{files.place}: the parents of layer {top} go in a circle")
-        chain.append(layer_id)
+        if len(chain) >= MAX_LAYERS:
+            raise CorruptArchive(f"{files.place}: layer {top} has more than {MAX_LAYERS} parents")
+        chain[layer_id] = None
         layer_id = described[layer_id].get("parent")
-    return chain[::-1]
+    return [*chain][::-1]
 
 
 def _created_by(said: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ from imagefs.tarscan import Member, scan
 
 MAX_JSON = 16 << 20
 """Longest JSON file that is read, in bytes; the longest seen in the wild have some hundred kB."""
+MAX_JSON_READ = 128 << 20
+"""Most bytes of JSON that are read of one archive, whose files may refer to one again and again."""
+MAX_IMAGES = 10_000
+"""Most images of one archive."""
 KEEP_GOING = "; --keep-going mounts what is left"
 """What to do about damage, at the end of a message."""
 MAX_LINKS = 40
@@ -33,7 +37,12 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class Files(Protocol):
-    """The files of an archive; `place` names the archive in messages."""
+    """The files of an archive; `place` names the archive in messages.
+
+    `json_read` counts the bytes of its small files that were read, each time that one was.
+    """
+
+    json_read: int
 
     @property
     def place(self) -> str:
@@ -66,6 +75,11 @@ def content(files: Files, name: str, piece: Piece) -> bytes:
             f"{files.place}: {shown(name)} has {piece.blob.length} bytes;"
             f" JSON of more than {MAX_JSON} is not read"
         )
+    files.json_read += piece.blob.length
+    if files.json_read > MAX_JSON_READ:
+        raise CorruptArchive(
+            f"{files.place}: its JSON refers to more than {MAX_JSON_READ} bytes of JSON"
+        )
     try:
         with piece.blob.path.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), piece.blob.length, piece.blob.offset)
@@ -92,6 +106,12 @@ def shown(name: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def bounded(files: Files, images: int) -> None:
+    """Raise CorruptArchive for more images than any archive has."""
+    if images > MAX_IMAGES:
+        raise CorruptArchive(f"{files.place}: lists {images} images; {MAX_IMAGES} are read")
+
+
 def circular(place: str, name: str) -> CorruptArchive:
     """Return the error for a name that links lead round and round."""
     return CorruptArchive(f"{place}: {shown(name)} is a symbolic link that goes in a circle")
@@ -113,6 +133,7 @@ class TarFiles:
     ) -> None:
         self.blob = blob
         self.place = place
+        self.json_read = 0
         self.truncated = ""
         self._pieces: dict[str, Piece] = {}
         self._links: dict[str, str] = {}
@@ -204,6 +225,7 @@ class DirectoryFiles:
 
     def __init__(self, path: Path) -> None:
         self.place = str(path)
+        self.json_read = 0
         self._root = os.path.realpath(path)
 
     def names(self) -> Iterable[str]:

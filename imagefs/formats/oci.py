@@ -31,7 +31,6 @@ _CONFIG_TYPES = frozenset(
 )
 _LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
 _MAX_DEPTH = 8
-_MAX_MANIFESTS = 10_000
 
 Json = dict[str, Any]
 
@@ -92,7 +91,7 @@ class _Reader:
     def __init__(self, files: Files, paths: Callable[[str], tuple[str, ...]]) -> None:
         self._files = files
         self._paths = paths
-        self._left = _MAX_MANIFESTS
+        self._left = members.MAX_IMAGES
 
     def entries(self, index: Json) -> tuple[PackedImage, ...]:
         """Return the images of the top index, each knowing the entry that it belongs to."""

@@ -46,6 +46,7 @@ class Parts:
 
     def __init__(self, place: str, record: Blob, store: Store) -> None:
         self.place = place
+        self.json_read = 0
         self._record = record
         self._store = store
         table = _table(record)

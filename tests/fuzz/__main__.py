@@ -1,15 +1,22 @@
-"""Run one target, guided by coverage: python -m tests.fuzz TARGET [libFuzzer's arguments]."""
+"""Run one target, guided by coverage: python -m tests.fuzz TARGET [libFuzzer's arguments].
+
+Inputs that reached something new are kept in `.fuzz` of the checkout: a run goes on where the
+last one ended.
+"""
 
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import atheris
 
 with atheris.instrument_imports(include=["imagefs"]):
     from tests.fuzz.targets import TARGETS, folder
+
+CORPUS = Path(__file__).parent.parent.parent / ".fuzz"
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
@@ -29,11 +36,13 @@ def main(name: str, arguments: Sequence[str]) -> int:
 
 def _fuzz(name: str, arguments: Sequence[str]) -> NoReturn:
     target = TARGETS[name]
-    corpus = folder() / "corpus"
-    corpus.mkdir()
+    corpus, seeds = CORPUS / name, folder() / "seeds"
+    corpus.mkdir(parents=True, exist_ok=True)
+    seeds.mkdir()
     for number, seed in enumerate(target.seeds()):
-        (corpus / str(number)).write_bytes(seed)
-    atheris.Setup([sys.argv[0], *arguments, str(corpus)], target.check)
+        (seeds / str(number)).write_bytes(seed)
+    # New inputs go into the first of the directories.
+    atheris.Setup([sys.argv[0], *arguments, str(corpus), str(seeds)], target.check)
     atheris.Fuzz()
     os._exit(0)
 

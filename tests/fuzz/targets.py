@@ -1,8 +1,10 @@
 """The targets: what is fed, what must hold, and from which inputs to set out."""
 
 import atexit
+import contextlib
 import functools
 import json
+import logging
 import shutil
 import struct
 import tempfile
@@ -24,7 +26,6 @@ from tests.headers import END, GNU, content, file, header, long_name, record
 from tests.headers import pax as extended
 from tests.looking import walk
 from tests.opening import opened
-from tests.silence import nothing_logged
 from tests.tars import Dir, File, Hard, Sym, layer
 
 _KINDS = frozenset(b"\x001234567xgXLKSDVMN")
@@ -405,16 +406,41 @@ def shown_image() -> ImageFs:
 
 
 def check_request(data: bytes) -> None:
-    """Whatever the kernel sends gets a reply of proper form or none, and never ends the session."""
+    """Whatever the kernel sends gets a reply of proper form or none, and runs into no bug of ours.
+
+    A session makes EIO of any exception; only that a request is too short may be one.
+    """
     session = Session(shown_image())
     for one in (data, struct.pack("<I", len(data)) + data[4:]):
-        with nothing_logged():
+        with unexpected() as bugs:
             reply = b"".join(session.handle(one))
+        assert not bugs, bugs
         if reply:
             length, error, unique = struct.unpack_from("<IiQ", reply)
             assert length == len(reply)
             assert -512 < error <= 0
             assert unique == struct.unpack_from("<Q", one, 8)[0]
+
+
+@contextlib.contextmanager
+def unexpected() -> Iterator[list[BaseException]]:
+    """Gather what a session logs instead, but for the errors of requests that are too short."""
+    found: list[BaseException] = []
+
+    class Gathering(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            if error is not None and not isinstance(error, struct.error):
+                found.append(error)
+
+    log, handler = logging.getLogger("imagefs.fuse.session"), Gathering()
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
 
 
 def request_seeds() -> list[bytes]:
