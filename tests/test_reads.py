@@ -59,6 +59,16 @@ def test_diff_of_snapshots_reads_only_what_differs(tmp_path: Path) -> None:
         assert set(reads.read_text().splitlines()) == {"changed, before", "changed, after"}
 
 
+def test_directories_that_a_layer_does_not_touch_are_one_for_diff(tmp_path: Path) -> None:
+    """GNU diff passes over what has the same device and inode number in both trees."""
+    with counted(tmp_path) as (mountpoint, _):
+        below, above = sorted((mountpoint / "snapshots").iterdir())
+        same = [name for name in sorted(os.listdir(below)) if name.startswith("d")]
+        found = [os.path.samestat(os.lstat(below / name), os.lstat(above / name)) for name in same]
+        assert found == [name != "d1" for name in same]
+        assert os.lstat(below).st_ino != os.lstat(above).st_ino
+
+
 def test_looking_reads_no_content(tmp_path: Path) -> None:
     """Listing, stat and links cost no READ at all."""
     with counted(tmp_path) as (mountpoint, reads):
