@@ -50,6 +50,17 @@ class Statfs(NamedTuple):
     namelen: int
 
 
+class Following(NamedTuple):
+    """Whole files that follow another one in its directory, as node and content.
+
+    `end` is the node behind the last that was looked at; `whole` tells that none come after it.
+    """
+
+    files: Sequence[tuple[int, bytes | memoryview]] = ()
+    end: int = 0
+    whole: bool = False
+
+
 class FileSystem(Protocol):
     """A read-only file system, addressed by node id."""
 
@@ -67,6 +78,9 @@ class FileSystem(Protocol):
 
     def read(self, node: int, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; shorter only at the end of the file."""
+
+    def following(self, node: int, most: int) -> Following:
+        """Return small files, out of the next `most` in the file's directory; none is fine."""
 
     def seek(self, node: int, offset: int, whence: int) -> int:
         """Return the next offset of data (os.SEEK_DATA) or of a hole (os.SEEK_HOLE)."""

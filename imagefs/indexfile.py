@@ -185,12 +185,19 @@ class Index:
             return [], []
         if first + count > self.count:
             raise IndexError(first)
-        start = rows.HEADER_BYTES + first * rows.ROW_BYTES
-        found = list(rows.ROW.iter_unpack(self._bytes(start, start + count * rows.ROW_BYTES)))
+        found = self.rows(first, first + count)
         names_at, (last_at, last_len) = found[0][0], found[-1][:2]
         start = self._starts[1] + names_at
         names = self._bytes(start, start + last_at + last_len - names_at)
         return [names[row[0] - names_at : row[0] - names_at + row[1]] for row in found], found
+
+    def rows(self, first: int, end: int) -> list[tuple[int, ...]]:
+        """Return rows from one number up to another, as plain tuples; both lie in the index."""
+        if first >= end:
+            return []
+        start = rows.HEADER_BYTES + first * rows.ROW_BYTES
+        found = self._bytes(start, start + (end - first) * rows.ROW_BYTES)
+        return list(rows.ROW.iter_unpack(found))
 
     def find(self, directory: Row, name: bytes) -> Child | None:
         """Return a directory's entry of that name, or None."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from imagefs import imageconfig, index, nodeid, rows, summary
 from imagefs.errors import UsageError
-from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
+from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
 from imagefs.image import Image
 from imagefs.indexfile import Index
 from imagefs.layer import OpenLayer
@@ -30,6 +30,9 @@ LAYER_XATTR = b"user.imagefs.layer"
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _BLOCK = 4096
 _DEVICES = (2, 6)
+_NOT_PLAIN = rows.HIDDEN | rows.FOREIGN | rows.SPARSE
+_SMALL, _TOGETHER = 64 << 10, 1 << 20
+"""Bytes of a file that is read with others, and of all of them."""
 NAME_MAX = 255
 
 
@@ -278,6 +281,32 @@ class ImageFs:
         if row.mode >> 12 != 8:
             raise _error(errno.EISDIR if row.mode >> 12 == 4 else errno.EINVAL)
         return opened.read(row, offset, size)
+
+    def following(self, node: int, most: int) -> Following:
+        """See FileSystem; names that no view shows are among them, which costs nothing."""
+        _, layer, number = nodeid.unpack(node)
+        if not layer:
+            return Following()
+        index = self._indexes[layer]
+        directory = index.row(self._row(layer, number).parent)
+        last = directory.data + directory.size
+        end = min(number + 1 + most, last)
+        nodes: list[int] = []
+        places: list[tuple[int, int]] = []
+        total = 0
+        for at, row in enumerate(index.rows(number + 1, end), number + 1):
+            _, _, flags, mode, _, _, nlink, _, _, _, _, size, data, _ = row
+            if mode >> 12 != 8 or nlink != 1 or flags & _NOT_PLAIN or not 0 < size <= _SMALL:
+                continue
+            total += size
+            if total > _TOGETHER or abs(data - (places or [(data, 0)])[0][0]) > _TOGETHER:
+                end = at
+                break
+            nodes.append(nodeid.pack(0, layer, at))
+            places.append((data, size))
+        contents = self._layers[layer].read_all(places) if places else []
+        files = list(zip(nodes, contents, strict=True))
+        return Following(files, nodeid.pack(0, layer, end), end == last)
 
     def seek(self, node: int, offset: int, whence: int) -> int:
         """See FileSystem."""

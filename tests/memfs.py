@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
+from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
 from tests.tars import Dir, File, Node
 
 _TYPES = {
@@ -116,6 +116,9 @@ class MemFs:
 
     def read(self, node: int, offset: int, size: int) -> bytes:
         return self._node(node).content[offset : offset + size]
+
+    def following(self, node: int, most: int) -> Following:
+        return Following()
 
     def seek(self, node: int, offset: int, whence: int) -> int:
         length = len(self._node(node).content)

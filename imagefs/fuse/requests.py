@@ -39,6 +39,7 @@ class Requests:
         self._sleep = select.poll()
         self._sleep.register(device, select.POLLIN)
         self._crowded_until = 0
+        self._taken: bytes | None = None
         # Where there is one processor only, who looks keeps the asker from asking.
         self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
 
@@ -55,8 +56,24 @@ class Requests:
         """Have `next` look instead of wait, from now on."""
         os.set_blocking(self._device, False)
 
+    def waiting(self) -> bool:
+        """Tell whether there is a request, which `next` will return."""
+        if self._taken is None:
+            self._taken = self.now()
+        return self._taken is not None
+
+    def now(self) -> bytes | None:
+        """Return a request if there is one just now; for any thread."""
+        try:
+            return os.read(self._device, _BUFFER)
+        except OSError:
+            return None  # what is wrong, `next` finds as well
+
     def next(self) -> bytes | None:
         """Return the next request, or None when there is no mount any more."""
+        if self._taken is not None:
+            taken, self._taken = self._taken, None
+            return taken
         read, device = os.read, self._device
         since = 0
         while True:

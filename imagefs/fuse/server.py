@@ -18,6 +18,7 @@ from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_good
 from imagefs.fuse.notices import Notices
+from imagefs.fuse.pushing import Pusher
 from imagefs.fuse.replies import Reply
 from imagefs.fuse.requests import GO_ON, Requests
 from imagefs.fuse.session import Session
@@ -67,7 +68,7 @@ class _Server:
                 self._fs.watch(Notices(device).gone)
             self._ready()
             with _no_collector():
-                _answer(requests, device, self._session)
+                _answer(requests, device, self._session, self._fs)
         finally:
             # Still mounted if `ready` failed, or if somebody cut the connection.
             self.unmount()
@@ -88,12 +89,20 @@ def _agree(requests: Requests, device: int, session: Session) -> None:
     raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
 
 
-def _answer(requests: Requests, device: int, session: Session) -> None:
+def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -> None:
     """Answer requests until there is no mount any more."""
     next_one, writev, handle = requests.next, os.writev, session.handle
     takes = SlowRequests(session, lambda reply: _send(device, reply)).take
+
+    def answer_one() -> bool:
+        request = requests.now()
+        if request and not takes(request):
+            _send(device, handle(request))
+        return request is not None
+
     all_stable = session.all_stable
     requests.watch()
+    session.on_read = Pusher(device, fs, requests.waiting, answer_one).was_read
     while request := next_one():
         if all_stable or not takes(request):
             reply = handle(request)

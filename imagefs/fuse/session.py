@@ -19,6 +19,7 @@ import errno
 import logging
 import os
 import struct
+from collections.abc import Callable
 
 from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.fuse import abi, replies
@@ -63,7 +64,8 @@ _attr_reply = abi.ATTR_REPLY.pack
 class Session:
     """One mount's conversation with the kernel.
 
-    `minor` is the protocol's minor version once INIT has agreed on one, and None before. With
+    `minor` is the protocol's minor version once INIT has agreed on one, and None before. `on_read`
+    is called before a READ of a file's beginning is replied to. With
     `all_stable` nothing in the file system changes, and nothing is slow.
     """
 
@@ -73,6 +75,7 @@ class Session:
         self._fs_lookup = fs.lookup
         self._fs_getattr = fs.getattr
         self._fs_read = fs.read
+        self.on_read: Callable[[int], None] = lambda node: None
         self._opens_itself = self._opens_dirs_itself = False
         self.all_stable = fs.is_stable(ROOT_ID)
         self._listings = Listings(fs, self._valid, all_stable=self.all_stable)
@@ -192,6 +195,8 @@ class Session:
     def _read(self, unique: int, node: int, request: bytes) -> Reply:
         offset, size = _read_in(request, BODY)
         data = self._fs_read(node, offset, size)
+        if not offset:
+            self.on_read(node)
         return (_out_header(16 + len(data), 0, unique), data)
 
     def _readdirplus(self, unique: int, node: int, request: bytes) -> Reply:
