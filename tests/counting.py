@@ -17,22 +17,22 @@ from tests.tars import image_of
 class CountingFs(ImageFs):
     """As ImageFs, with a record of what is read."""
 
-    def __init__(self, record: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._record = record
+        self.folder = folder
 
     def read(self, node: int, offset: int, size: int) -> bytes:
         content = super().read(node, offset, size)
-        with self._record.open("ab") as record:
+        with (self.folder / "reads").open("ab") as record:
             record.write(content.partition(b"\n")[0] + b"\n")
         return content
 
 
-def main(folder: Path, mountpoint: Path) -> None:
+def main(folder: Path, mountpoint: Path, kind: type[CountingFs] = CountingFs) -> None:
     """Serve until unmounted; write `ready` to standard output when the mount is there."""
     layers = [path.read_bytes() for path in sorted(folder.glob("[0-9].tar"))]
     image = image_of(layers, folder)
-    fs = CountingFs(folder / "reads")
+    fs = kind(folder)
     fs.add_image(image, folder)
 
     def ready() -> None:
