@@ -7,10 +7,13 @@ index, a file's bytes from one pread.
 """
 
 import errno
+import itertools
 import os
 import stat
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +23,11 @@ from imagefs.filesystem import ROOT_ID, Attr, Entry, Statfs
 from imagefs.image import Image
 from imagefs.indexfile import Child, Index
 from imagefs.layer import OpenLayer
-from imagefs.merge import Stack
+from imagefs.merge import Place, Stack
 from imagefs.rows import Row
 from imagefs.synthetic import SyntheticTree
 from imagefs.view import View
+from imagefs.wide import WIDE, Wide
 
 LAYER_XATTR = b"user.imagefs.layer"
 """On each file and directory: the name of the layer directory that it comes from."""
@@ -201,23 +205,56 @@ class ImageFs:
         seen = self._view(view, layer, number)
         if seen.single(layer, number):
             return self._list_single(seen, layer, number)
-        return [
-            Entry(child.name, self._attr(seen, child, found))
-            for child, found in seen.listing(layer, number)
-        ]
+        listed = seen.listing(layer, number)
+        if len(listed) > WIDE:
+            return self._wide(seen, [found[0] for _, found in listed])
+        return [Entry(child.name, self._attr(seen, child, found)) for child, found in listed]
 
-    def _list_single(self, view: View, layer: int, number: int) -> list[Entry]:
+    def _list_single(self, view: View, layer: int, number: int) -> Sequence[Entry]:
         """List a directory that shows one layer only: most are, and this is twice as fast."""
         index = self._indexes[layer]
         directory = index.row(number)
-        names, table = index.table(directory)
+        if directory.size <= WIDE:
+            return self._entries(view, layer, directory, 0, directory.size)
+        if number and not directory.flags & rows.WHITEOUTS_WITHIN:
+            # Without markers, nothing is hidden but in a root.
+            return Wide(directory.size, partial(self._entries, view, layer, directory))
+        hidden = rows.HIDDEN if view.merged else 0
+        found = zip(*index.table(directory), itertools.count(directory.data), strict=False)
+        return self._wide(
+            view,
+            [
+                (layer, at)
+                for name, row, at in found
+                if not row[2] & hidden and len(name) <= NAME_MAX
+            ],
+        )
+
+    def _wide(self, view: View, places: Sequence[Place]) -> Wide:
+        """Return a listing of what is at these places, kept as numbers."""
+        nodes = array("Q", (nodeid.pack(0, *place) for place in places))
+        entry = partial(self._entry, view)
+        return Wide(len(nodes), lambda first, last: [*map(entry, nodes[first:last])])
+
+    def _entry(self, view: View, node: int) -> Entry:
+        _, layer, number = nodeid.unpack(node)
+        row = self._indexes[layer].row(number)
+        name = self._indexes[layer].name(row)
+        found = view.stack(layer, number) if row.mode >> 12 == 4 else ((layer, number),)
+        return Entry(name, self._attr(view, Child(name, number, row), found))
+
+    def _entries(
+        self, view: View, layer: int, directory: Row, first: int, last: int
+    ) -> list[Entry]:
+        """Return the entries of some of a directory's rows that show."""
+        names, table = self._indexes[layer].table(directory, first, last)
         hidden = rows.HIDDEN if view.merged else 0
         odd = hidden | rows.FOREIGN | rows.SPARSE | rows.IMPLIED
         reached = view.has_reached
         base, of_view = nodeid.pack(0, layer, 0), nodeid.pack(view.number, layer, 0)
         new = tuple.__new__
         entries = []
-        for at, (name, row) in enumerate(zip(names, table, strict=True), directory.data):
+        for at, (name, row) in enumerate(zip(names, table, strict=True), directory.data + first):
             _, _, flags, mode, uid, gid, nlink, _, _, nsec, mtime, size, data, _ = row
             kind = mode >> 12
             if kind == 4 and not flags & odd:

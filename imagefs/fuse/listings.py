@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from imagefs.filesystem import Entry, FileSystem
 
+_LAZY = 64
+"""A listing that is no list makes its entries when asked: so many take as much room as one."""
+
 
 class Listings:
     """Prepared listings by node, bounded by entries: one directory may hold a million."""
@@ -40,11 +43,15 @@ class Listings:
 
     def _keep(self, node: int, entries: Sequence[Entry]) -> None:
         with self._lock:
-            self._entries += len(entries) - len(self._kept.pop(node, ()))
+            self._entries += _weight(entries) - _weight(self._kept.pop(node, []))
             self._kept[node] = entries
             while self._entries > self.MOST_ENTRIES and len(self._kept) > 1:
-                self._entries -= len(self._kept.popitem(last=False)[1])
+                self._entries -= _weight(self._kept.popitem(last=False)[1])
 
     def _forget(self, node: int) -> None:
         with self._lock:
-            self._entries -= len(self._kept.pop(node, ()))
+            self._entries -= _weight(self._kept.pop(node, []))
+
+
+def _weight(entries: Sequence[Entry]) -> int:
+    return len(entries) if isinstance(entries, list) else 1 + len(entries) // _LAZY
