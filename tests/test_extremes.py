@@ -1,6 +1,7 @@
 """Odd, huge and hostile layers on real mounts, looked at with the tools that people use."""
 
 import errno
+import json
 import os
 import subprocess
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from tests import samples
 from tests.headers import END, content, file, header, long_name, pax
-from tests.mounted import COMMAND, mounted
+from tests.mounted import COMMAND, imagefs, mounted
 from tests.needs import need_fuse, need_tool
 from tests.serving import DRIVERS
 from tests.tars import Dir, layer
@@ -235,9 +236,7 @@ def test_too_few_descriptors_are_one_line(tmp_path: Path) -> None:
 # Names, seen in a terminal
 
 
-def test_names_are_bytes_to_tools_and_escaped_by_the_command_line(
-    driver: str, tmp_path: Path
-) -> None:
+def test_names_are_bytes_to_tools(driver: str, tmp_path: Path) -> None:
     """Odd names come through a mount byte for byte."""
     names = [b"new\nline", b"\x1b[2Jescape", b"\xff\xfe", b"\x07bell", b"back\\slash", b" "]
     tar = b"".join(file(name, name) for name in names) + long_name(b"n" * 255) + file(b"f") + END
@@ -247,6 +246,66 @@ def test_names_are_bytes_to_tools_and_escaped_by_the_command_line(
         for name in names:
             with open(root + b"/" + name, "rb") as seen:
                 assert seen.read() == name
+
+
+ESCAPES = "\x1b[2J\x1b]0;t\x07\n\r\u202e\x9b31m"
+
+
+def hostile_words() -> samples.Layout:
+    """Return an archive that says escape sequences wherever it says something."""
+    config = {
+        "os": f"linux{ESCAPES}",
+        "architecture": f"amd64{ESCAPES}",
+        "config": {"Labels": {f"key{ESCAPES}": f"value{ESCAPES}"}},
+        "rootfs": {"diff_ids": [samples.digest(samples.TOP)]},
+        "history": [{"created_by": f"RUN {ESCAPES}"}],
+    }
+    entry = {"Config": f"c{ESCAPES}", "RepoTags": [f"a{ESCAPES}:b"], "Layers": [f"l{ESCAPES}"]}
+    return {
+        "manifest.json": json.dumps([entry]).encode(),
+        f"c{ESCAPES}": json.dumps(config).encode(),
+        f"l{ESCAPES}": samples.TOP,
+        "oci-layout": b"{}",
+    }
+
+
+def cut_in(name: bytes) -> bytes:
+    """Return a tar that ends inside a member of that name."""
+    return file(b"etc/motd") + header(name, size=5000) + END
+
+
+WORDS: dict[str, tuple[list[str], samples.Layout | bytes]] = {
+    "layers": (["layers"], hostile_words()),
+    "inspect": (["inspect"], hostile_words()),
+    "mount": (["mount", "--image=none"], hostile_words()),
+    "platform": (["mount", "--platform=none/none"], hostile_words()),
+    "verify": (["mount", "--verify"], {**hostile_words(), f"l{ESCAPES}": samples.MIDDLE}),
+    "missing": (["mount"], {**hostile_words(), f"l{ESCAPES}": None}),
+    "cut": (["mount"], cut_in(b"n\x1b[2J\x07\n\xff")),
+    "long": (["mount"], long_name(b"\x1b[2J\n\x9b" * 100) + file(b"f") + END),
+}
+
+
+STATUS = {"layers": 0, "inspect": 0, "mount": 2, "platform": 2}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_command_line_shows_escapes_escaped(
+    name: str, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """Whatever an archive says, and whatever it is called, reaches the terminal as plain text."""
+    words, content = WORDS[name]
+    place = tmp_path / "mnt"
+    place.mkdir()
+    for called in ("plain", "odd\x1b[2J\x07"):
+        path = samples.write(tmp_path / called, content)
+        done = imagefs(*words, path, *([place] if words[0] == "mount" else []))
+        assert done.returncode == STATUS.get(name, 1)
+        said = done.stdout + done.stderr
+        assert all(line.isprintable() for line in said.split("\n")), said
+        assert "\\x1b" in said or (name, called) == ("mount", "plain")
+        assert place.stat().st_dev == tmp_path.stat().st_dev
+    count("hostile words on a terminal: commands", 1)
 
 
 # An archive that changes while it is mounted
