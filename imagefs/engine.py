@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from imagefs.answers import error_message, innermost, list_of, one_line, string, strings
@@ -22,12 +23,16 @@ from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageE
 if TYPE_CHECKING:
     import requests
 
+_Answer = TypeVar("_Answer")
+
 MAX_API_VERSION = (1, 49)
 """The newest version of the API that this module was written for."""
 EXPORT_PLATFORM_SINCE = (1, 48)
 INSPECT_PLATFORM_SINCE = (1, 49)
 CHUNK = 1 << 20
 _MAX_ANSWER = 32 << 20
+ANSWER_TIMEOUT = 30.0
+"""Seconds for each answer but exports, for which an engine may take a minute to begin."""
 _CONNECT_TIMEOUT = 10.0
 _END_OF_TIME = 1 << 33
 
@@ -58,7 +63,7 @@ class ListedImage:
 class Engine:
     """The engine at an address; `timeout` bounds each answer but for exports."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float = 30.0) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float = ANSWER_TIMEOUT) -> None:
         self.endpoint = endpoint
         self._timeout = timeout
         self._version: tuple[int, int] | None = None
@@ -131,8 +136,9 @@ class Engine:
         """Open the export of an image: a `docker save` archive in chunks of up to CHUNK bytes.
 
         An engine may be silent for a minute before the first byte, while it makes the archive;
-        so nothing bounds that wait. An iteration that ends says only that the engine had no more
-        to send: whether the archive is whole is for its reader to find out.
+        so nothing bounds that wait, as long as it answers other questions meanwhile. An iteration
+        that ends says only that the engine had no more to send: whether the archive is whole is
+        for its reader to find out.
         """
         path = f"/images/{quote(image_id, safe=':')}/get"
         if platform is not None and self.version() >= EXPORT_PLATFORM_SINCE:
@@ -162,18 +168,7 @@ class Engine:
         The question is put by a thread of its own, since a socket's timeout starts anew with
         each byte that an engine lets drip.
         """
-        answers: SimpleQueue[Callable[[], tuple[dict[str, str], bytes]]] = SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer = self._get(path, what)
-            except BaseException as error:
-                failure = error
-                answers.put(lambda: _raise(failure))
-            else:
-                answers.put(lambda: answer)
-
-        Thread(target=ask, name="imagefs-ask", daemon=True).start()
+        answers = _begun(lambda: self._get(path, what))
         try:
             return answers.get(timeout=self._timeout + 1)()
         except Empty:
@@ -197,19 +192,24 @@ class Engine:
     def _request(
         self, path: str, what: str, timeout: float | None
     ) -> Iterator["requests.Response"]:
-        """Send a request and check the answer's status; without `timeout`, wait for ever."""
+        """Send a request and check the answer's status.
+
+        Without `timeout`, wait for as long as the engine answers others.
+        """
         import requests  # noqa: PLC0415
         import urllib3  # noqa: PLC0415
 
         with self.endpoint.session() as session:
             try:
-                response = session.get(
+                ask = partial(
+                    session.get,
                     self.endpoint.base_url() + path,
                     headers={"Accept-Encoding": "identity"},
                     timeout=(_CONNECT_TIMEOUT, timeout),
                     stream=True,
                     allow_redirects=False,
                 )
+                response = ask() if timeout is not None else self._awaited(_begun(ask))
             except requests.exceptions.ReadTimeout as error:
                 raise self._silent(what) from error
             except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -219,6 +219,14 @@ class Engine:
                 if response.status_code != 200:
                     raise self._refusal(response, what)
                 yield response
+
+    def _awaited(self, answers: "SimpleQueue[Callable[[], requests.Response]]") -> Any:
+        """Return an answer that may take its time, unless the engine turns out to be stuck."""
+        while True:
+            try:
+                return answers.get(timeout=self._timeout)()
+            except Empty:
+                self._ask("/_ping")
 
     def _silent(self, what: str) -> EngineUnreachable:
         return EngineUnreachable(
@@ -283,6 +291,23 @@ def parse_platform(text: str) -> dict[str, str]:
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def _begun(call: Callable[[], _Answer]) -> SimpleQueue[Callable[[], _Answer]]:
+    """Call something in a thread of its own; a function that returns or raises will come of it."""
+    outcome: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer = call()
+        except BaseException as error:
+            failure = error
+            outcome.put(lambda: _raise(failure))
+        else:
+            outcome.put(lambda: answer)
+
+    Thread(target=run, name="imagefs-ask", daemon=True).start()
+    return outcome
 
 
 def _raise(error: BaseException) -> Any:

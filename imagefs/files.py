@@ -16,6 +16,8 @@ from typing import BinaryIO
 from imagefs.errors import HostError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
+"""What says that no file can be opened, whatever file it is."""
 
 
 @contextmanager
@@ -28,6 +30,8 @@ def host_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
             reason += "; `imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
+        if error.errno in NO_MORE_FILES:
+            reason += "; each layer of a mount takes two, and `ulimit -n` says how many there are"
         raise HostError(f"{os.fsdecode(place)}: {reason}") from error
 
 

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from imagefs import rows
 from imagefs.errors import HostError, ImagefsError
+from imagefs.files import NO_MORE_FILES, host_errors
 from imagefs.rows import Row
 
 
@@ -48,7 +49,8 @@ class Index:
         self._rebuild = rebuild
         self._lock = Lock()
         try:
-            self._map()
+            with host_errors(path):
+                self._map()
         except _NoIndexError:
             self._renew()
 
@@ -71,6 +73,8 @@ class Index:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             fd = os.open(self._path, flags)
         except OSError as error:
+            if error.errno in NO_MORE_FILES:
+                raise
             raise _NoIndexError from error
         try:
             status = os.fstat(fd)
@@ -175,13 +179,16 @@ class Index:
             for number, (name, row) in enumerate(zip(names, table, strict=True), directory.data)
         ]
 
-    def table(self, directory: Row) -> tuple[list[bytes], list[tuple[int, ...]]]:
+    def table(
+        self, directory: Row, begin: int = 0, end: int | None = None
+    ) -> tuple[list[bytes], list[tuple[int, ...]]]:
         """Return a directory's names, sorted, and their rows as plain tuples.
 
-        The first is the row of number `directory.data`, the others follow.
+        The first is the row of number `directory.data`, the others follow. With `begin` and
+        `end`, those between the two are returned alone.
         """
-        count, first = directory.size, directory.data
-        if not count:
+        count, first = (directory.size if end is None else end) - begin, directory.data + begin
+        if count <= 0:
             return [], []
         if first + count > self.count:
             raise IndexError(first)

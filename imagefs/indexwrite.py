@@ -62,6 +62,7 @@ class Table:
         self._content_bytes = 0
         self._whiteouts = 0
         self._aimless: Counter[bytes] = Counter()
+        self._zero_devices = 0
         self._hidden_in_root: frozenset[bytes] = frozenset()
 
     def write(self, fold: Fold, out: BinaryIO, damage: str = "") -> None:
@@ -233,6 +234,7 @@ class Table:
         if member.typeflag == tarfmt.SYMTYPE:
             # Linux has no modes of symbolic links (symlink(7)); tars may claim some.
             mode, size = 0o777, len(member.linkname)
+        self._zero_devices += member.typeflag == tarfmt.CHRTYPE and not member.rdev
         inode = self._linked.get(id(node)) or _Linked(count=1)
         if inode.row < 0:
             inode.row, inode.extra = row, self._extra(member)
@@ -297,6 +299,11 @@ class Table:
         for name, count in sorted(self._aimless.items()):
             times = f", {count} times" if count > 1 else ""
             notes.append(f"ignored whiteout {name.decode()!r}{times}: it names nothing")
+        if self._zero_devices:
+            notes.append(
+                f"{self._zero_devices} character devices 0:0 are no whiteouts here, as they are to"
+                " some engines"
+            )
         return notes
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from imagefs import rows
-from imagefs.errors import CorruptArchive, HostError
+from imagefs.errors import CorruptArchive
+from imagefs.files import host_errors
 from imagefs.image import Layer
 from imagefs.index import blob_of, key_of
 from imagefs.indexfile import Index
@@ -40,10 +41,8 @@ class OpenLayer:
         self._length = blob.length
         self._watched = not layer.stored
         self._maps: dict[int, _SparseMap] = {}
-        try:
+        with host_errors(blob.path):
             self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise HostError(f"{blob.path}: {error.strerror}") from error
         self._stamp = self._look()
         # Looked at after the stamp was taken: this file, as it is now, is what was indexed.
         if key_of(layer, self._fd) != index.key:

@@ -95,11 +95,13 @@ def listing(indexes: Indexes, stack: Stack) -> tuple[list[Visible], dict[bytes, 
     return [found[name] for name in sorted(found)], stacks
 
 
-def entries_of(index: Index, layer: int, number: int) -> list[Visible]:
-    """Return all entries of one layer's directory, sorted by name."""
+def entries_of(
+    index: Index, layer: int, number: int, first: int = 0, end: int | None = None
+) -> list[Visible]:
+    """Return the entries of one layer's directory, sorted by name: all, or some by their place."""
     directory = index.row(number)
-    names, table = index.table(directory)
-    numbers = range(directory.data, directory.data + len(table))
+    names, table = index.table(directory, first, end)
+    numbers = itertools.count(directory.data + first)
     return list(zip(names, itertools.repeat(layer), numbers, table, strict=False))
 
 

@@ -10,11 +10,13 @@ import errno
 import os
 import stat
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from imagefs import imageconfig, index, nodeid, rows, summary
+from imagefs import imageconfig, index, merge, nodeid, rows, summary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
 from imagefs.image import Image
@@ -24,6 +26,7 @@ from imagefs.merge import Place, Stack, Visible
 from imagefs.rows import Row
 from imagefs.synthetic import SyntheticTree
 from imagefs.view import View
+from imagefs.wide import WIDE, Wide
 
 LAYER_XATTR = b"user.imagefs.layer"
 """On each file and directory: the name of the layer directory that it comes from."""
@@ -218,8 +221,38 @@ class ImageFs:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
         seen = self._view(view, layer, number)
+        directory = self._row(layer, number)
+        marked = not number or directory.flags & rows.WHITEOUTS_WITHIN
+        if directory.size > WIDE and not marked and seen.single(layer, number):
+            # Without markers, nothing is hidden but in a root.
+            return Wide(directory.size, partial(self._part, seen, layer, number))
         entries, stacks = seen.listing(layer, number)
+        if len(entries) > WIDE:
+            return self._wide(seen, entries)
         return self._entries(seen, entries, stacks)
+
+    def _part(self, view: View, layer: int, number: int, first: int, last: int) -> list[Entry]:
+        """Return some of the entries of a directory that shows one layer only."""
+        return self._entries(
+            view, merge.entries_of(self._indexes[layer], layer, number, first, last), {}
+        )
+
+    def _wide(self, view: View, entries: Iterable[Visible]) -> Wide:
+        """Return a listing of entries that is kept as numbers."""
+        hidden = rows.HIDDEN if view.merged else 0
+        nodes = array("Q")
+        for name, layer, at, row in entries:
+            if not row[2] & hidden and len(name) <= NAME_MAX:
+                nodes.append(nodeid.pack(0, layer, at))
+        entry = partial(self._entry, view)
+        return Wide(len(nodes), lambda first, last: [*map(entry, nodes[first:last])])
+
+    def _entry(self, view: View, node: int) -> Entry:
+        _, layer, number = nodeid.unpack(node)
+        row = self._indexes[layer].row(number)
+        name = self._indexes[layer].name(row)
+        found = view.stack(layer, number) if row.mode >> 12 == 4 else ((layer, number),)
+        return Entry(name, self._attr(view, row, found))
 
     def _entries(
         self, view: View, entries: Sequence[Visible], stacks: Mapping[bytes, Sequence[Place]]

@@ -181,6 +181,10 @@ class View:
             self._remember(*stack[0], stack)
         return stack
 
+    def single(self, layer: int, number: int) -> bool:
+        """Tell whether a directory shows one layer only, the one that its node id names."""
+        return not self.merged or len(self.stack(layer, number)) == 1
+
     def listing(self, layer: int, number: int) -> tuple[list[Visible], dict[bytes, list[Place]]]:
         """Return a directory's entries, and the stacks of the directories among them.
 

@@ -73,7 +73,10 @@ _TYPES = {
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_libc.syscall.restype = _libc.telldir.restype = ctypes.c_long
+_libc.opendir.restype = _libc.readdir64.restype = ctypes.c_void_p
+_D_NAME = 19
+"""Where the name of a struct dirent64 begins (readdir(3))."""
 _SYS_GETDENTS64 = {"x86_64": 217, "aarch64": 61, "riscv64": 61}.get(os.uname().machine, 0)
 _AT_FDCWD = -100
 
@@ -247,6 +250,25 @@ def _seeking_in_a_directory_goes_on_where_it_was(root: Path) -> None:
         assert [it[0] for it in getdents(directory, 65536)] == [it[0] for it in whole]
 
 
+def _telldir_and_seekdir_go_back(root: Path) -> None:
+    directory = ctypes.c_void_p(_libc.opendir(os.fsencode(root / "w")))
+    assert directory
+    places, names = [], []
+    while entry := _libc.readdir64(directory):
+        names.append(ctypes.string_at(entry + _D_NAME))
+        places.append(_libc.telldir(directory))
+    assert sorted(names) == sorted([b".", b"..", *(b"%03d" % number for number in range(300))])
+    for at in (0, 1, 150, 17, 298, 299, 300, 2):
+        _libc.seekdir(directory, ctypes.c_long(places[at]))
+        assert _libc.telldir(directory) == places[at]
+        assert ctypes.string_at(_libc.readdir64(directory) + _D_NAME) == names[at + 1], at
+    _libc.seekdir(directory, ctypes.c_long(places[301]))
+    assert not _libc.readdir64(directory)
+    _libc.rewinddir(directory)
+    assert ctypes.string_at(_libc.readdir64(directory) + _D_NAME) == names[0]
+    assert _libc.closedir(directory) == 0
+
+
 def _an_empty_directory_holds_itself_and_its_parent(root: Path) -> None:
     assert {name for name, *_ in all_dents(root / "dir/none", 4096)} == {b".", b".."}
     assert os.listdir(root / "dir/none") == []
@@ -402,6 +424,17 @@ def _attributes_have_their_values_and_sizes(root: Path) -> None:
         if len(value) > 1:
             assert _libc.getxattr(path, name.encode(), buffer, len(value) - 1) == -1
             assert ctypes.get_errno() == errno.ERANGE
+
+
+def _what_is_open_never_goes_stale(root: Path) -> None:
+    with opened(root / "dir/inner") as descriptor, opened(root / "dir", os.O_DIRECTORY) as folder:
+        for _ in range(3):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(descriptor, 10, 0) == b"inner"
+            assert os.stat("inner", dir_fd=folder) == os.fstat(descriptor)
+            assert sorted(os.listdir(folder)) == ["inner", "none", "third"]
+            with opened(Path(f"/proc/self/fd/{descriptor}")) as again:
+                assert os.fstat(again) == os.fstat(descriptor)
 
 
 def _attributes_are_listed(root: Path) -> None:
@@ -577,6 +610,7 @@ CHECKS: tuple[Callable[[Path], None], ...] = (
     _small_buffers_list_each_name_once,
     _a_buffer_too_small_for_an_entry_is_invalid,
     _seeking_in_a_directory_goes_on_where_it_was,
+    _telldir_and_seekdir_go_back,
     _an_empty_directory_holds_itself_and_its_parent,
     _missing_names_are_missing,
     _a_file_is_no_directory,
@@ -592,6 +626,7 @@ CHECKS: tuple[Callable[[Path], None], ...] = (
     _direct_reads_agree,
     _other_ways_of_reading_agree,
     _seeking_finds_data_holes_and_the_end,
+    _what_is_open_never_goes_stale,
     _attributes_have_their_values_and_sizes,
     _attributes_are_listed,
     _absent_attributes_are_absent,

@@ -1,10 +1,12 @@
-"""Counts that a run of the tests prints at its end, for the README's "Trust" section."""
+"""Counts and limits that a run of the tests prints at its end, for the README's "Trust" section."""
 
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from _pytest.terminal import TerminalReporter
+
+from tests.limits import LIMITS
 
 _PREFIX = "count: "
 
@@ -30,3 +32,6 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         kinds = {k.partition(": ")[2]: n for k, n in sums.items() if k.startswith(f"{topic}: ")}
         listed = ", ".join(f"{kind} {number:,}" for kind, number in sorted(kinds.items()))
         terminalreporter.line(f"{topic}: {sum(kinds.values()):,} ({listed})")
+    if sums:
+        listed = ", ".join(f"{limit.what} {limit.value}" for limit in LIMITS)
+        terminalreporter.line(f"limits: {listed}")

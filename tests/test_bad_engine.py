@@ -1,22 +1,35 @@
 """Engines that answer nonsense, slowly, endlessly or not at all: one clear line, nothing kept."""
 
+import contextlib
 import gzip
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagefs.connection import Endpoint
 from imagefs.engine import Engine, ListedImage
 from imagefs.errors import EngineError, EngineUnreachable, HostError, ImageNotFound
 from imagefs.fetch import Source, ensure_image
 from imagefs.image import MAX_LAYER_BYTES, Image
 from imagefs.progress import Silent
 from imagefs.store import Store
-from tests.badengine import SILENCE, Answer, Export, ScriptedEngine, answer_json, chunked, http
+from tests.badengine import (
+    CHUNKED,
+    PING,
+    SILENCE,
+    Answer,
+    Export,
+    ScriptedEngine,
+    answer_json,
+    chunked,
+    http,
+)
 from tests.mounted import imagefs
 from tests.needs import need_fuse
 from tests.tars import File, layer
@@ -112,7 +125,7 @@ QUESTIONS: dict[str, tuple[Answer, type[EngineError], str]] = {
 
 
 @pytest.mark.parametrize("case", QUESTIONS)
-def test_an_engine_that(case: str, tmp_path: Path) -> None:
+def test_an_engine_that(case: str, tmp_path: Path, count: Callable[[str, int], None]) -> None:
     """Whatever is said instead of an answer is an error of one harmless line."""
     answer, kind, words = QUESTIONS[case]
     with (
@@ -122,6 +135,7 @@ def test_an_engine_that(case: str, tmp_path: Path) -> None:
         engine.engine().inspect("app")
     assert type(error.value) is kind
     said_by(error)
+    count("engines that misbehave: answers", 1)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +211,11 @@ def assert_nothing_kept(store: Store) -> None:
 BROKEN: dict[str, tuple[Answer, str]] = {
     "sends nothing": (chunked(b""), "ended early"),
     "closes at once": ([], "no engine answers"),
+    "redirects": (
+        [b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n"],
+        "a redirection; engines never redirect",
+    ),
+    "fails in HTML": (http(HTML, "503 Busy", "text/html"), r"503 \(Busy\) when asked for image"),
     "sends HTML": (http(HTML * 100, kind="text/html"), "not a tar archive"),
     "sends an error instead": (chunked(ERROR), "broke off the export: no space left on the engine"),
     "sends an error in the first header": (chunked(SAVED[:100] + ERROR), "no space left"),
@@ -277,7 +296,7 @@ BROKEN: dict[str, tuple[Answer, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_an_export_that(case: str, tmp_path: Path) -> None:
+def test_an_export_that(case: str, tmp_path: Path, count: Callable[[str, int], None]) -> None:
     """It is the engine's error, in its own words if it said any, and nothing is kept."""
     answer, words = BROKEN[case]
     store = Store(tmp_path / "cache")
@@ -288,6 +307,7 @@ def test_an_export_that(case: str, tmp_path: Path) -> None:
         fetched(engine.engine(), store)
     said_by(error)
     assert_nothing_kept(store)
+    count("engines that misbehave: exports", 1)
 
 
 def test_an_export_cut_anywhere_is_no_image(tmp_path: Path) -> None:
@@ -306,6 +326,52 @@ def test_an_export_cut_anywhere_is_no_image(tmp_path: Path) -> None:
             assert_nothing_kept(store)
         cuts.append(chunked(saved))
         assert fetched(engine, store).id == image.id
+
+
+@pytest.mark.parametrize("said", [[], [CHUNKED[:20]]], ids=["nothing", "half a header"])
+def test_an_engine_that_hangs_before_its_export_is_left(
+    said: list[bytes], tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """The wait for an export ends once the engine no longer answers other questions."""
+    never = threading.Event()
+    pings = iter([[PING]])
+
+    def hang() -> Iterator[bytes]:
+        yield from said
+        never.wait(20)
+
+    def ping() -> Iterable[bytes]:
+        return next(pings, None) or hang()
+
+    answers = {**IMAGE.answers(hang), "/_ping": ping}
+    store = Store(tmp_path / "cache")
+    began = time.monotonic()
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
+            fetched(engine.engine(timeout=0.3), store)
+        never.set()
+    assert time.monotonic() - began < 10
+    assert_nothing_kept(store)
+    count("engines that misbehave: hanging", 1)
+
+
+@pytest.mark.parametrize("timeout", [0.3, 5.0])
+def test_a_socket_that_accepts_nobody(timeout: float, tmp_path: Path) -> None:
+    """Where not even a connection comes about, that is said in time."""
+    full = socket.socket(socket.AF_UNIX)
+    full.bind(str(tmp_path / "socket"))
+    full.listen(0)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for one in waiting:
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(str(tmp_path / "socket"))
+    began = time.monotonic()
+    with pytest.raises(EngineUnreachable):
+        Engine(Endpoint(f"unix://{tmp_path / 'socket'}"), timeout).inspect("app")
+    assert time.monotonic() - began < timeout + 3
+    for one in (full, *waiting):
+        one.close()
 
 
 def test_an_export_may_take_its_time(tmp_path: Path) -> None:

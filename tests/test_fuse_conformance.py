@@ -47,6 +47,12 @@ def tree(
 
 
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.strip("_"))
-def test_conforms(tree: Path, check: Callable[[Path], None]) -> None:
+def test_conforms(
+    tree: Path,
+    check: Callable[[Path], None],
+    request: pytest.FixtureRequest,
+    count: Callable[[str, int], None],
+) -> None:
     """A read-only tree behaves as POSIX and Linux have it."""
     check(tree)
+    count(f"conformance checks: {request.node.callspec.params['tree']}", 1)

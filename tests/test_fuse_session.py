@@ -10,21 +10,23 @@ import os
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagefs.filesystem import Attr, Entry
+from imagefs.filesystem import Attr, Entry, FileSystem
 from imagefs.fuse import abi
 from imagefs.fuse.listings import Listings
 from imagefs.fuse.replies import BRIEFLY, FOREVER
 from imagefs.fuse.session import Session, interrupts, number_of
+from tests.fuzz.targets import unexpected
 from tests.memfs import MemFs
 from tests.silence import nothing_logged
-from tests.tars import Dir, File, Sym
+from tests.tars import Dir, File, Sym, fs_of, layer
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="literals are little-endian")
 
@@ -619,3 +621,38 @@ def test_interrupts_name_the_request_they_mean() -> None:
     assert interrupts(LOOKUP) is None
     assert interrupts(interrupt[:-1]) is None
     assert number_of(LOOKUP) == 4
+
+
+SYSTEMS: dict[str, Callable[[Path], FileSystem]] = {
+    "in memory": lambda _: MemFs(TREE),
+    "that changes": lambda _: Changing(TREE),
+    "of an image": lambda folder: fs_of([layer({"d/f": "x", "l": Sym("d")}), layer({})], folder),
+}
+FILLINGS = (b"\0", b"\x01", b"\xff", b"file\0\0\0\0")
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_every_opcode_in_every_size_to_every_kind_of_node(
+    kind: str, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """Known or not, too short or too long, a request gets what it can and runs into no bug."""
+    fs = SYSTEMS[kind](tmp_path)
+    session = Session(fs)
+    nodes = [0, 1, FILE, LINK, DIR, 999, 1 << 28, 1 << 44 | 1 << 28 | 1, 2**63, 2**64 - 1]
+    nodes += [entry.attr.node for entry in fs.listdir(1)]
+    asked = 0
+    with unexpected() as bugs:
+        for opcode in (*range(60), 4096, 2**32 - 1):
+            for size in (0, 1, 4, 7, 8, 15, 16, 17, 24, 39, 40, 41, 48, 63, 64, 65, 104, 8000):
+                for filling in FILLINGS:
+                    body = (filling * size)[:size]
+                    for node in nodes:
+                        reply = b"".join(session.handle(request(opcode, node, body)))
+                        if reply:
+                            length, error, unique = struct.unpack_from("<IiQ", reply)
+                            assert (length, unique) == (len(reply), 7)
+                            assert -512 < error <= 0
+                        asked += 1
+    assert not bugs
+    assert answer(session, abi.FUSE_GETATTR, 1, bytes(16))[0] == 0
+    count(f"requests without a kernel: {kind}", asked)

@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "apart": ({"apart"}, {"progress", "store", "engine", "index"}),
     "tree": ({"layer", "merge", "view", "nodeid"}, {"index"}),
     "filesystem": ({"filesystem"}, set()),
-    "vfs": ({"synthetic", "summary", "vfs", "catalog"}, {"index", "tree", "filesystem"}),
+    "vfs": ({"synthetic", "summary", "wide", "vfs", "catalog"}, {"index", "tree", "filesystem"}),
     "fuse": ({"fuse"}, {"filesystem", "host"}),
     "mounts": ({"mounts", "serving"}, {"filesystem", "fuse", "host"}),
 }

@@ -259,6 +259,29 @@ def test_a_hundred_thousand_entries(tmp_path: Path) -> None:
     assert fs.lookup(top, b"100000") is None
 
 
+@pytest.mark.parametrize("top", ["", "w/"])
+def test_parts_of_wide_directories_are_those_of_the_whole(top: str, tmp_path: Path) -> None:
+    """However a wide directory comes about, each part of its listing is what lookups say."""
+    below = {f"{top}{n:04}": "" for n in range(5000)}
+    above = {f"{top}d/{n}": "" for n in range(3)} | {
+        f"{top}.wh.{n:04}": "" for n in range(0, 50, 2)
+    }
+    fs = fs_of(tmp_path, layer({**below, f"{top}.wh.x": "", f"{top}d/old": ""}), layer(above))
+    layers = [entry.name.decode() for entry in fs.listdir(ino(fs, "layers"))]
+    views = {"rootfs": 4976, f"layers/{layers[0]}": 5002, f"snapshots/{layers[0]}": 5001}
+    for place, count in views.items():
+        node = ino(fs, f"{place}/{top}")
+        entries = fs.listdir(node)
+        whole = list(entries)
+        assert len(whole) == len(entries) == count, place
+        assert whole == sorted(whole)
+        assert [fs.lookup(node, name) for name, _ in whole] == [attr for _, attr in whole]
+        for first, last in ((0, 7), (4000, 4999), (4970, 9999), (6000, 7000)):
+            assert list(entries[first:last]) == whole[first:last]
+        assert list(entries[::700]) == whole[::700]
+        assert entries[-1] == whole[-1]
+
+
 def test_a_thousand_directories_deep(tmp_path: Path) -> None:
     """Directories 1,000 deep, changed by an upper layer at the bottom, lead down and up again."""
     deep = "d/" * 1000

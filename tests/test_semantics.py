@@ -6,6 +6,7 @@ A row gives the layers, bottom first, and the whole merged root that must come o
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ ROWS: dict[str, tuple[list[Members], dict[str, str]]] = {
     "opaque last keeps its own layer's implied directories": (
         [{"d/s/a": "a"}, {"d/": "", "d/s/b": "b", "d/.wh..wh..opq": ""}],
         {"d/": "", "d/s/": "", "d/s/b": "b"},
+    ),
+    "an opaque marker is one by its whole name": (
+        [{"d/a": "a"}, {"d/.wh..wh..opqX": "", "d/.wh..wh..op": "", "d/.wh.wh..opq": ""}],
+        {"d/": "", "d/a": "a"},
+    ),
+    "markers in the lowest layer": (
+        [{".wh.f": "", "f": "f", "d/.wh..wh..opq": "", "d/a": "a", "d/.wh.b": ""}],
+        {"f": "f", "d/": "", "d/a": "a"},
+    ),
+    "whiteouts of nothing": (
+        [{"a": "a"}, {".wh.x": "", "no/.wh.pe": ""}],
+        {"a": "a", "no/": ""},
+    ),
+    "whiteout in the middle, directory back on top": (
+        [{"d/a": "a", "d/s/b": "b"}, {".wh.d": ""}, {"d/c": "c"}],
+        {"d/": "", "d/c": "c"},
     ),
     "opaque root": ([{"a": "a", "d/b": "b"}, {".wh..wh..opq": "", "c": "c"}], {"c": "c"}),
     "opaque in a directory that nobody has": (
@@ -237,13 +254,14 @@ ROWS: dict[str, tuple[list[Members], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_merged_root(name: str, tmp_path: Path) -> None:
+def test_merged_root(name: str, tmp_path: Path, count: Callable[[str, int], None]) -> None:
     """The merged root, and the top snapshot, hold exactly what the row says."""
     layers, expected = ROWS[name]
     fs = fs_of(map(layer, layers), tmp_path)
     assert shown(fs) == expected
     top = fs.listdir(resolve_ino(fs, "snapshots"))[-1].name.decode()
     assert shown(fs, f"snapshots/{top}") == expected
+    count("layer semantics: rows", 1)
 
 
 def resolve_ino(fs: object, path: str) -> int:
@@ -412,3 +430,11 @@ def test_odd_whiteouts_are_noted(tmp_path: Path) -> None:
     """A whiteout that names nothing is ignored, and layers.txt says so."""
     fs = fs_of([layer({".wh.": ""})], tmp_path)
     assert b"ignored whiteout" in read(fs, "layers.txt")
+
+
+def test_devices_that_some_engines_take_for_whiteouts_are_noted(tmp_path: Path) -> None:
+    """A character device 0:0 is a device, as the specification has it; layers.txt says so."""
+    fs = fs_of([layer({"f": "f"}), layer({"f": Char(0, 0), "g": Char(0, 0)})], tmp_path)
+    assert shown(fs) == {"f": "c", "g": "c"}
+    assert b"2 character devices 0:0 are no whiteouts" in read(fs, "layers.txt")
+    assert b"0:0" not in read(fs_of([layer({"f": Char(1, 3)})], tmp_path), "layers.txt")

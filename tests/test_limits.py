@@ -1,0 +1,37 @@
+"""The README lists the limits that the code has, and a run of the tests prints them."""
+
+import re
+from pathlib import Path
+
+from imagefs import cli
+from tests.limits import LIMITS, size
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_readme_has_the_limits_of_the_code() -> None:
+    """Its table has a row for each limit, in order, with the value and the option."""
+    table = README.partition("| At most | | Option |\n")[2].partition("\n\n")[0]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines()]
+    assert rows[1:] == [(limit.what, limit.value, shown(limit.option)) for limit in LIMITS]
+
+
+def shown(option: str) -> str:
+    return option if option.startswith("`--") else f"fixed: {option}"
+
+
+def test_the_options_exist() -> None:
+    """A limit that can be set is set by an option of every command that opens a source."""
+    for option in re.findall(r"`(--[a-z-]+)`", " ".join(limit.option for limit in LIMITS)):
+        for command in (cli.mount, cli.layers, cli.inspect, cli.fetch):
+            assert option in {word for one in command.params for word in one.opts}
+
+
+def test_sizes_are_exact() -> None:
+    """No size is rounded."""
+    assert [size(n) for n in (64 * 10**9, 1 << 30, 5 << 20, 4096)] == [
+        "64 GB",
+        "1 GiB",
+        "5 MiB",
+        "4,096 bytes",
+    ]
