@@ -60,6 +60,8 @@ class Pusher:
 
     def was_read(self, node: int) -> None:
         """Hand over what probably follows the file whose beginning has just been read."""
+        if self._storing:
+            return  # we are the thread that answers while a store waits
         last, self._last = self._last, node
         if self._end and self._end <= node < self._end + _NEAR:
             self._most = min(2 * self._most, _MOST)
