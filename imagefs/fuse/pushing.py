@@ -55,13 +55,14 @@ class Pusher:
         self._whole = False
         self._stores = 0
         self._storing = False
+        self._helping = False
         self._active = threading.Event()
         self._thread: threading.Thread | None = None
 
     def was_read(self, node: int) -> None:
         """Hand over what probably follows the file whose beginning has just been read."""
-        if self._storing:
-            return  # we are the thread that answers while a store waits
+        if self._helping:
+            return  # whose own stores nobody would watch
         last, self._last = self._last, node
         if self._end and self._end <= node < self._end + _NEAR:
             self._most = min(2 * self._most, _MOST)
@@ -82,7 +83,9 @@ class Pusher:
             self._most = 0
             return
         self._end, self._whole = following.end, following.whole
-        self._have_watched()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="push-watch", daemon=True)
+            self._thread.start()
         for number, (place, content) in enumerate(following.files):
             if self._waiting():
                 self._end, self._whole = place, False
@@ -99,6 +102,9 @@ class Pusher:
         )
         self._stores += 1
         self._storing = True
+        # In this order: the thread looks for a store once it has cleared the event.
+        if not self._active.is_set():
+            self._active.set()
         try:
             os.writev(self._device, (head, content))
         except OSError as error:
@@ -109,13 +115,6 @@ class Pusher:
             self._storing = False
         return True
 
-    def _have_watched(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="push-watch", daemon=True)
-            self._thread.start()
-        if not self._active.is_set():
-            self._active.set()
-
     def _watch(self) -> None:
         """Answer requests while a store waits for one of them to be answered."""
         calm = 0
@@ -123,11 +122,13 @@ class Pusher:
             before = self._stores
             if calm > _CALM:
                 self._active.clear()
-                self._active.wait()
+                if self._stores == before:
+                    self._active.wait()
                 calm = 0
             time.sleep(_STUCK)
-            if self._storing and self._stores == before:
-                while self._storing and self._stores == before:
-                    if not self._answer():
-                        time.sleep(_STUCK / 10)
+            while self._storing and self._stores == before:
+                self._helping = True
+                if not self._answer():
+                    time.sleep(_STUCK / 10)
+            self._helping = False
             calm = calm + 1 if self._stores == before else 0
