@@ -411,3 +411,42 @@ def test_a_flat_root_that_is_cut(tmp_path: Path, store: Store) -> None:
         assert shown == {"etc/": "", "etc/motd": "hello", "etc/big": f"!{errno.EIO}"}
         with pytest.raises(CorruptArchive, match=r"damaged|truncated|cut short"):
             index.ensure(opened(path, store).layers, store.index_dir)
+
+
+ORDERS: dict[str, Callable[[list[str]], list[str]]] = {
+    "reversed": lambda names: names[::-1],
+    "by name": sorted,
+    "by name, backwards": lambda names: sorted(names, reverse=True),
+    "by digest": lambda names: sorted(names, key=lambda name: hexdigest(name.encode())),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_order_of_members_says_nothing(
+    name: str, packed: bool, tmp_path: Path, store: Store
+) -> None:
+    """Members of an archive may come in any order, or twice, where the last one counts."""
+    for made in (samples.docker_20, samples.docker_25, samples.podman, samples.oci_layout):
+        layout = made(IMAGE)
+        order = ORDERS[name](list(layout))
+        data = samples.tar_of({member: layout[member] for member in order})
+        decoys = {member: b"[" for member in order if isinstance(layout[member], bytes)}
+        first = samples.tar_of(decoys)[: samples.end_of_members(samples.tar_of(decoys))]
+        for content in (data, first + data):
+            path = samples.write(tmp_path / "x", samples.gz(content) if packed else content)
+            image = opened(path, store)
+            assert image.config == IMAGE.config
+            assert [layer.diff_id for layer in image.layers] == list(
+                map(samples.digest, IMAGE.layers)
+            )
+
+
+def test_keys_that_come_twice(tmp_path: Path, store: Store) -> None:
+    """Of two keys of one name the last counts, as it does for Docker."""
+    layout = samples.docker_20(IMAGE)
+    said = layout["manifest.json"]
+    assert isinstance(said, bytes)
+    for before in (b'[{"Config":"absent.json",', b'[{"Layers":["../x"],"RepoTags":[1],'):
+        twice = {**layout, "manifest.json": said.replace(b"[{", before, 1)}
+        assert opened(samples.write(tmp_path / "x", twice), store).config == IMAGE.config

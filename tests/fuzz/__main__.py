@@ -31,7 +31,8 @@ def main(name: str, arguments: Sequence[str]) -> int:
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
-        shutil.rmtree(place)
+        # What found something has cleaned up behind itself.
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _fuzz(name: str, arguments: Sequence[str]) -> NoReturn:

@@ -1,17 +1,20 @@
 """The targets: what is fed, what must hold, and from which inputs to set out."""
 
 import atexit
+import bz2
 import contextlib
+import copy
 import functools
 import json
 import logging
+import lzma
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imagefs import compression, exportstream, index, pax, reference, rows, tarfmt
 from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
@@ -116,6 +119,8 @@ def tar_seeds() -> list[bytes]:
     return [
         layer({"d/": Dir(0o700), "d/f": "content", "l": Sym("d/f"), "h": Hard("d/f")}),
         layer({"d/.wh.f": "", "d/.wh..wh..opq": "", "l/f": File("x", xattrs={"user.k": b"v"})}),
+        layer({"l": Sym("m"), "m": Sym("l"), "l/f": "", "s": Sym("/d/.."), "s/d/f": "", "d": ""}),
+        layer([("h", Hard("i")), ("i", Hard("j")), ("j", "x"), ("k", Hard("../k")), ("i", "")]),
         long_name(b"n" * 150) + long_name(b"t" * 150, b"K") + header(b"n", b"2", magic=GNU) + END,
         extended([(b"path", b"p/q"), (b"mtime", b"-1.5"), (b"size", b"3")])
         + file(b"f", b"x")
@@ -165,8 +170,9 @@ def check_pax(data: bytes) -> None:
             size = length[0] * 4 if length else 0
             overrides.add(kind, data[:size], 512)
             data = data[size:]
-        assert len(overrides.name(b"x")) <= tarfmt.PATH_MAX
-        assert len(overrides.linkname(b"x")) <= tarfmt.PATH_MAX
+        for name in (overrides.name(b"x"), overrides.linkname(b"x")):
+            assert len(name) <= tarfmt.PATH_MAX
+            assert b"\0" not in name
         seconds, nanoseconds = overrides.time("mtime", 0)
         assert -(1 << 63) <= seconds < 1 << 63
         assert 0 <= nanoseconds < 10**9
@@ -283,12 +289,37 @@ def archive_seeds() -> list[bytes]:
 
 
 DOCUMENTS = ("manifest.json", "config", "repositories", "index.json", "manifest")
+_DEEP = b"[" * 9000
+_VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 2**70, 0.5, "", "..", "/etc/passwd", "\0", "\ud800", "x" * 9000, "sha256:"),
+    *("sha256:" + "0" * 64, [], {}, [None], {"digest": 1}, [[]], {"": {}}),
+)
 
 
 def check_document(data: bytes) -> None:
     """Whatever a manifest, configuration or index says, it is an image or one clear error."""
-    which = DOCUMENTS[data[0] % len(DOCUMENTS)] if data else DOCUMENTS[0]
-    look_at(samples.tar_of(with_document(which, data[1:])))
+    which, said = data[0] if data else 0, data[1:]
+    if which & 0x80:
+        said = edited(said, which % len(DOCUMENTS))
+    look_at(samples.tar_of(with_document(DOCUMENTS[which % len(DOCUMENTS)], said)))
+
+
+def edited(edits: bytes, number: int) -> bytes:
+    """Return a document with other values in some places: pairs of bytes say what goes where."""
+    said = [json.loads(document_seeds()[number][1:])]
+    for where, what in zip(edits[:8:2], edits[1:8:2], strict=False):
+        places = list(places_in(said))
+        container, key = places[where % len(places)]
+        container[key] = copy.deepcopy(_VALUES[what % len(_VALUES)])
+    return json.dumps(said[0]).encode()
+
+
+def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container in a JSON value with each of its keys or positions."""
+    if isinstance(value, dict | list):
+        for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield value, key
+            yield from places_in(inner)
 
 
 def with_document(which: str, said: bytes) -> samples.Layout:
@@ -328,9 +359,10 @@ def document_seeds() -> list[bytes]:
         samples.oci_layout(_SMALL)["index.json"],
         samples.oci_manifest(_SMALL),
     )
-    return [
+    whole = [
         bytes([number]) + said for number, said in enumerate(documents) if isinstance(said, bytes)
     ]
+    return [*whole, *(bytes([number]) + _DEEP for number in range(5)), b"\x80\1\2", b"\x81\3\7"]
 
 
 def check_compressed(data: bytes) -> None:
@@ -356,7 +388,10 @@ def check_compressed(data: bytes) -> None:
 
 
 def compressed_seeds() -> list[bytes]:
-    return [samples.gz(samples.TOP), samples.zstd(samples.TOP), samples.gz(b"") * 3]
+    packs = (samples.gz, samples.zstd, lzma.compress, bz2.compress)
+    contents = (samples.TOP, bytes(3 << 20), b"")
+    packed = [pack(data) for pack in packs for data in contents]
+    return [*packed, samples.gz(b"") * 3, samples.gz(samples.TOP) + samples.gz(samples.TOP)]
 
 
 # What is typed, sent and asked
