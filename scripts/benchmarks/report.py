@@ -175,7 +175,7 @@ def _publish(text: str, chart: Path | None) -> None:
         target = checkout / _CHART
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(chart.read_bytes())
-        image = f"![Times of the extracted tree's, lower is better]({_CHART})\n\n"
+        image = f"![What each takes, in times of the extracted tree; lower is better]({_CHART})\n\n"
     head = content[: start + len(_README_MARKS[0])]
     temporary = readme.with_suffix(".part")
     temporary.write_text(f"{head}\n{image}{text}{content[end:]}")
