@@ -24,6 +24,8 @@ NAME_MAX = 255
 """Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
 MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
+MAX_SPECIAL = 1 << 22
+"""Most members of one layer with more to them than PLAIN says; each takes some 500 bytes."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
 MAX_ATTRIBUTES = 1 << 28
@@ -75,7 +77,7 @@ class Fold:
         self._start = start
         self._directories: dict[bytes, Directory] = {b"": self.root}
         self._pending: list[_Waiting] = []
-        self._implied = self._attributes = self._followed = 0
+        self._implied = self._special = self._attributes = self._followed = 0
 
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
@@ -187,6 +189,11 @@ class Fold:
         children[name] = node
 
     def _account(self, member: Member) -> None:
+        self._special += 1
+        if self._special > MAX_SPECIAL:
+            raise CorruptArchive(
+                f"a layer of more than {MAX_SPECIAL} members that are no plain files"
+            )
         self._attributes += len(member.linkname)
         for name, value in member.xattrs:
             self._attributes += len(name) + len(value)

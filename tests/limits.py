@@ -44,6 +44,7 @@ LIMITS = (
     Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
     Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
     Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
+    Limit("members of a layer that are no plain files", number(fold.MAX_SPECIAL), MEMORY),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
     Limit("link targets and attributes of a layer", size(fold.MAX_ATTRIBUTES), MEMORY),
     Limit("steps through symbolic links in a layer's names", number(fold.MAX_FOLLOWED), HONEST),

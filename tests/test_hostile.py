@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagefs import index, nodeid
+from imagefs import fold, index, nodeid
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.image import Blob, Image, Layer
@@ -417,6 +417,17 @@ def test_a_tree_or_a_clear_error(
     assert time.process_time() - began < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory < MEMORY
     count(f"hostile layers: {kind}", 1)
+
+
+@pytest.mark.parametrize("limit", ["MAX_MEMBERS", "MAX_SPECIAL", "MAX_ATTRIBUTES"])
+def test_a_layer_may_not_take_memory_without_end(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What members cost is bounded; here by less, as the limits are hundreds of megabytes."""
+    links = b"".join(header(b"l%d" % n, b"2", linkname=b"target") for n in range(100))
+    monkeypatch.setattr(fold, limit, 100)
+    with pytest.raises(CorruptArchive, match="more than 100 "):
+        mounted(image_of(Tar(links * 2 + END), tmp_path), tmp_path)
 
 
 def image_of(case: Tar, folder: Path) -> Image:
