@@ -19,6 +19,7 @@ from benchmarks.host import (
     disk_bytes,
     forget_all,
     forget_inodes,
+    have_memory,
     machine,
     say,
     warm,
@@ -97,6 +98,7 @@ def _measure(
         # Each time: some machines take back page cache that is not used.
         warm(backing)
         forget_inodes()
+    have_memory()
     root = one.mount()
     try:
         daemons = one.processes()
