@@ -79,6 +79,15 @@ class FileSystem(Protocol):
     def read(self, node: int, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; shorter only at the end of the file."""
 
+    def lend(
+        self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
+    ) -> bool:
+        """Call `take` with an open file, and offset and length of what `read` would return in it.
+
+        Meanwhile the bytes there do not change. Return False, and call nothing, where no file has
+        them in one piece, or where that cannot be vouched for. What `take` raises is passed on.
+        """
+
     def following(self, node: int, most: int) -> Following:
         """Return small files, out of the next `most` in the file's directory; none is fine."""
 

@@ -10,7 +10,7 @@ import os
 import stat
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from imagefs import rows
@@ -19,6 +19,7 @@ from imagefs.files import host_errors
 from imagefs.image import Layer
 from imagefs.index import blob_of, key_of
 from imagefs.indexfile import Index
+from imagefs.lease import Lease
 from imagefs.rows import Row
 
 _BLOCK = 4096
@@ -40,6 +41,7 @@ class OpenLayer:
         self._base = blob.offset
         self._length = blob.length
         self._watched = not layer.stored
+        self._lease: Lease | None = None
         self._maps: dict[int, _SparseMap] = {}
         with host_errors(blob.path):
             self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -72,6 +74,32 @@ class OpenLayer:
         if size <= 0:
             return b""
         return self._pread(size, row.data + offset)
+
+    def lend(self, row: Row, offset: int, size: int, take: Callable[[int, int, int], None]) -> bool:
+        """Call `take` with the descriptor, offset and length of up to `size` bytes of a file.
+
+        Return False, and call nothing, where the bytes do not lie in one piece or might change.
+        """
+        size = min(size, row.size - offset)
+        place = row.data + offset
+        if size <= 0 or row.flags & (rows.SPARSE | rows.FOREIGN) or place + size > self._length:
+            return False
+        if not self._watched:
+            take(self._fd, self._base + place, size)
+            return True
+        with self._leased().holding() as held:
+            if held:
+                take(self._fd, self._base + place, size)
+            return held
+
+    def _leased(self) -> Lease:
+        """Return the lease on the archive, which is no longer held if the archive has changed."""
+        if self._lease is None:
+            lease = Lease(self._fd)
+            if self._look() != self._stamp:
+                lease.give_back()
+            self._lease = lease
+        return self._lease
 
     def read_all(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the content at some places (offset and length), which lie near each other.

@@ -315,6 +315,18 @@ class ImageFs:
             raise _error(errno.EISDIR if row.mode >> 12 == 4 else errno.EINVAL)
         return opened.read(row, offset, size)
 
+    def lend(
+        self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
+    ) -> bool:
+        """See FileSystem."""
+        _, layer, number = nodeid.unpack(node)
+        try:
+            opened = self._layers[layer]
+            row = opened.index.row(number)
+        except LookupError:
+            return False
+        return stat.S_ISREG(row.mode) and opened.lend(row, offset, size, take)
+
     def following(self, node: int, most: int) -> Following:
         """See FileSystem; names that no view shows are among them, which costs nothing."""
         _, layer, number = nodeid.unpack(node)

@@ -117,6 +117,11 @@ class MemFs:
     def read(self, node: int, offset: int, size: int) -> bytes:
         return self._node(node).content[offset : offset + size]
 
+    def lend(
+        self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
+    ) -> bool:
+        return False
+
     def following(self, node: int, most: int) -> Following:
         return Following()
 

@@ -66,7 +66,7 @@ INIT_REPLY = (
     b"\x30\x00"  # congestion_threshold
     b"\x00\x10\x00\x00"  # max_write
     b"\x01\x00\x00\x00"  # time_gran
-    b"\x00\x01"  # max_pages
+    b"\x80\x00"  # max_pages
     b"\x00\x00"  # map_alignment
     b"\x00\x00\x00\x00" + bytes(28)  # flags2  # max_stack_depth, request_timeout, unused
 )

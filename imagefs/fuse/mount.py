@@ -24,9 +24,6 @@ FSTYPE = "fuse.imagefs"
 DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 
-READ_AHEAD = 1 << 20
-"""Bytes; the largest READ that a session agrees to."""
-
 # <sys/mount.h>
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
@@ -57,14 +54,14 @@ def mount(mountpoint: Path, options: MountOptions) -> int:
     return _mount_by_helper(mountpoint, options)
 
 
-def read_far_ahead(device: str) -> None:
-    """Have the kernel read as much ahead as one request holds, where we may say so: as root.
+def read_far_ahead(device: str, length: int) -> None:
+    """Have the kernel read `length` bytes ahead, where we may say so: as root.
 
-    `device` is the mount's `major:minor`. By itself it reads 128 KiB ahead, which takes eight times
+    `device` is the mount's `major:minor`. By itself it reads 128 KiB ahead, which takes four times
     as many requests for a large file.
     """
     with contextlib.suppress(OSError):
-        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(f"{READ_AHEAD >> 10}\n")
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(f"{length >> 10}\n")
 
 
 def unmount(mountpoint: Path, lazy: bool = False) -> None:

@@ -25,6 +25,9 @@ BRIEFLY = 1
 BLKSIZE = 4096
 """The st_blksize of every file."""
 
+LARGEST_READ = 1 << 19
+"""Bytes that one READ may ask for. A pipe holds as much, wherever in a page it begins."""
+
 out_header = abi.OUT_HEADER.pack
 
 

@@ -19,10 +19,11 @@ from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_good
 from imagefs.fuse.notices import Notices
 from imagefs.fuse.pushing import Pusher
-from imagefs.fuse.replies import Reply
+from imagefs.fuse.replies import LARGEST_READ, Reply
 from imagefs.fuse.requests import GO_ON, Requests
 from imagefs.fuse.session import Session
 from imagefs.fuse.slow import SlowRequests
+from imagefs.fuse.splicing import Splicer
 from imagefs.fuse.undertaker import Undertaker
 
 __all__ = ["MountOptions", "serve"]
@@ -63,11 +64,12 @@ class _Server:
             requests = Requests(device, self._session.prepare)
             _agree(requests, device, self._session)
             if self._mounted is not None:
-                read_far_ahead(self._mounted.device)
+                read_far_ahead(self._mounted.device, LARGEST_READ)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
             self._ready()
-            with _no_collector():
+            with _no_collector(), contextlib.closing(Splicer(device, self._fs)) as splicer:
+                self._session.answer_large = splicer.answer
                 _answer(requests, device, self._session, self._fs)
         finally:
             # Still mounted if `ready` failed, or if somebody cut the connection.
