@@ -38,7 +38,7 @@ def write_index(
                 raise
             damage = str(error)
         fold.finish()
-        Table(blob.offset, key).write(fold, out, damage)
+        Table(fold, key).write(out, damage)
     finally:
         if collecting:
             gc.enable()
