@@ -25,7 +25,7 @@ DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 
 READ_AHEAD = 1 << 20
-"""Bytes; the largest READ that a session agrees to."""
+"""Bytes; also the largest READ that a session agrees to."""
 
 # <sys/mount.h>
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4

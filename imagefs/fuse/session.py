@@ -24,6 +24,7 @@ from collections.abc import Callable
 from imagefs.filesystem import ROOT_ID, FileSystem
 from imagefs.fuse import abi, replies
 from imagefs.fuse.listings import Listings
+from imagefs.fuse.mount import READ_AHEAD
 from imagefs.fuse.replies import (
     BLKSIZE,
     BODY,
@@ -36,7 +37,7 @@ from imagefs.fuse.replies import (
     failed,
 )
 
-_MAX_PAGES = 256
+_MAX_PAGES = READ_AHEAD // os.sysconf("SC_PAGE_SIZE")
 _MAX_BACKGROUND = 64
 _OLDEST_MINOR = 31
 _WANTED = (
