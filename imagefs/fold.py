@@ -16,6 +16,7 @@ from itertools import islice
 
 from imagefs import packed, tarfmt
 from imagefs.errors import CorruptArchive
+from imagefs.folded import Folded
 from imagefs.packed import RECORD, RECORD_BYTES, SPECIAL_NAMES, Packed, clean, is_directory
 from imagefs.tarscan import Member
 
@@ -39,32 +40,27 @@ _ROOT = packed.key_of(0)
 class Fold:
     """A layer's tree, grown member by member; `start` is the layer's first byte in its file.
 
-    Once finished, `entries` hold the tree, sorted, as `packed.py` describes them: it is those that
-    can be reached from the directory of number 0, the root, whose record is `root`. A hard link is
-    an entry of the same shared inode as its target; one that is still unbound found no target in
-    the layer. `directories` is the highest number of one, `last` the name of the last member.
-
-    Until then leaves wait in `entries` in the order that they came in. They are settled by name
-    only when it matters what stands there, which saves memory and time; what is settled is always
-    later than what waits under the same name. Directories are settled at once.
+    Leaves wait in the order that they came in. They are settled by name only when it matters what
+    stands there, which saves memory and time; what is settled is always later than what waits
+    under the same name. Directories are settled at once.
     """
 
     def __init__(self, start: int) -> None:
-        self.members = Packed(start)
-        self.root = self.members.directory(None)
-        self.entries: list[bytes] = []
-        self.last = b""
+        self._members = Packed(start)
+        self._root = self._members.directory(None)
+        self._waiting: list[bytes] = []
+        self._last = b""
         self._settled: dict[bytes, bytes] = {}
         self._unsettled_links = False
         self._directories = {b"": _ROOT}
-        self.directories = 0
+        self._numbers = 0
         self._pending: list[bytes] = []
         self._implied = self._followed = 0
 
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
-        known, settled, numbers = self._directories, self._settled, self.members.numbers
-        append, pack, start = self.entries.append, RECORD.pack, self.members.start
+        known, settled, numbers = self._directories, self._settled, self._members.numbers
+        append, pack, start = self._waiting.append, RECORD.pack, self._members.start
         left = iter(members)
         name = b""
         for member in islice(left, MAX_MEMBERS):
@@ -98,29 +94,29 @@ class Fold:
                 append(key + pack(offset - start, owner, mtime, size))
             else:
                 self._put(key, member)
-        self.last = name
+        self._last = name
         if next(left, None) is not None:
             raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
 
-    def finish(self) -> None:
-        """Bind the hard links whose targets came after them, as far as the layer holds them.
+    def finish(self) -> Folded:
+        """Return the tree; nothing can be added any more.
 
-        Nothing can be added any more.
+        Hard links whose targets came after them are bound, as far as the layer holds them.
         """
         self._bind_pending()
-        self._pending.clear()
+        settled, entries = self._settled, self._waiting
+        self._settled, self._waiting, self._pending = {}, [], []
         self._forget_paths()
-        settled, append = self._settled, self.entries.append
-        self._settled = {}
         while settled:
             key, record = settled.popitem()
-            append(key + record)
+            entries.append(key + record)
         del settled
-        self.entries.sort()
-        self.entries = packed.latest(self.entries)
+        entries.sort()
+        entries = packed.latest(entries)
+        return Folded(self._members, self._root, entries, self._numbers, self._last)
 
     def _bind_pending(self) -> None:
-        settled, unbound = self._settled, self.members.unbound
+        settled, unbound = self._settled, self._members.unbound
         after: dict[bytes, list[bytes]] = defaultdict(list)
         ready = []
         for key in self._pending:
@@ -133,7 +129,7 @@ class Fold:
                 continue
             if unbound(there) is not None:
                 after[target].append(key)
-            elif self.members.symlink(there) is not None:
+            elif self._members.symlink(there) is not None:
                 # Bound now, it might be a parent in the paths of those that are still to find.
                 ready.append((key, target))
             else:
@@ -145,7 +141,8 @@ class Fold:
             path = unbound(settled[key]) if key in after else None
             if path is not None:
                 target = self._find(path)
-                if target is None or is_directory(settled.get(target, self.root)):
+                there = settled.get(target or b"")
+                if there is None or is_directory(there):
                     ready += [(link, key) for link in after.pop(key)]
         self._bind(ready, after)
 
@@ -153,17 +150,17 @@ class Fold:
         """Bind waiting links to their targets, and those that wait for these in turn."""
         while ready:
             key, target = ready.pop()
-            if self.members.unbound(self._settled[key]) is not None:
+            if self._members.unbound(self._settled[key]) is not None:
                 self._settled[key] = self._share(target)
                 ready += [(link, target) for link in after.pop(key, ())]
 
     def _share(self, key: bytes) -> bytes:
-        record = self._settled[key] = self.members.share(self._settled[key])
+        record = self._settled[key] = self._members.share(self._settled[key])
         return record
 
     def _describe_root(self, member: Member) -> None:
         if member.typeflag == tarfmt.DIRTYPE:
-            self.root = self.members.directory(member)
+            self._root = self._members.directory(member)
 
     def _put(self, key: bytes, member: Member) -> None:
         """Place any member; what stood there gives way, the last one wins."""
@@ -173,13 +170,13 @@ class Fold:
         if member.typeflag == tarfmt.LNKTYPE:
             record = self._link(key, member)
         else:
-            record = self.members.leaf(member)
+            record = self._members.leaf(member)
             if key not in self._settled:
                 self._unsettled_links |= member.typeflag == tarfmt.SYMTYPE
-                self.entries.append(key + record)
+                self._waiting.append(key + record)
                 return
         there = self._settled.get(key)
-        if is_directory(there) or self.members.symlink(there) is not None:
+        if is_directory(there) or self._members.symlink(there) is not None:
             self._forget_paths()
         self._settled[key] = record
 
@@ -190,7 +187,7 @@ class Fold:
             number = packed.number_of(there)
         elif there is not None:
             self._forget_paths()
-        self._settled[key] = self.members.directory(member, number)
+        self._settled[key] = self._members.directory(member, number)
 
     def _link(self, key: bytes, member: Member) -> bytes:
         target = self._find(member.linkname)
@@ -199,10 +196,10 @@ class Fold:
             target is None
             or there is None
             or is_directory(there)
-            or self.members.unbound(there) is not None
+            or self._members.unbound(there) is not None
         ):
             self._pending.append(key)
-            return self.members.leaf(member)
+            return self._members.leaf(member)
         return self._share(target)
 
     def _place(self, path: bytes) -> tuple[bytes, bytes]:
@@ -230,7 +227,7 @@ class Fold:
             key = trail[-1] + name
             child = self._child(key)
             if child is None or not is_directory(child):
-                target = self.members.symlink(child)
+                target = self._members.symlink(child)
                 followed = None if target is None else self._follow(trail, target)
                 if followed is not None:
                     trail = followed
@@ -248,7 +245,7 @@ class Fold:
         return self._settled.get(key)
 
     def _settle(self) -> None:
-        settle, waiting = self._settled.setdefault, self.entries
+        settle, waiting = self._settled.setdefault, self._waiting
         while waiting:
             entry = waiting.pop()
             settle(entry[:-RECORD_BYTES], entry[-RECORD_BYTES:])
@@ -260,14 +257,14 @@ class Fold:
         self._implied += 1
         if self._implied > MAX_IMPLIED:
             raise CorruptArchive(f"a layer that implies more than {MAX_IMPLIED} directories")
-        return self.members.directory(None)
+        return self._members.directory(None)
 
     def _enter(self, key: bytes, record: bytes) -> bytes:
         """Return what all keys in a directory begin with, whose own key and record these are."""
         inside = packed.inside(record)
         if inside == packed.NO_NUMBER:
-            self.directories += 1
-            inside = packed.key_of(self.directories)
+            self._numbers += 1
+            inside = packed.key_of(self._numbers)
             self._settled[key] = packed.numbered(record, inside)
         return inside
 
@@ -289,7 +286,7 @@ class Fold:
                 continue
             key = trail[-1] + name
             child = self._child(key)
-            link = self.members.symlink(child)
+            link = self._members.symlink(child)
             if child is not None and is_directory(child):
                 trail.append(self._enter(key, child))
             elif link:

@@ -1,11 +1,10 @@
 """A folded layer to the bytes of its index.
 
-The only writer of what `rows.py` describes. A `Fold` in, bytes into a file that is handed in.
+The only writer of what `rows.py` describes. A `Folded` in, bytes into a file that is handed in.
 """
 
 import json
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from stat import S_IFREG, S_ISCHR, S_ISREG
@@ -14,39 +13,31 @@ from zlib import crc32
 
 from imagefs import packed, rows, tarfmt
 from imagefs.errors import CorruptArchive
-from imagefs.fold import Fold
-from imagefs.packed import DIRECTORY, DIRECTORY_BYTES, MAX_OWNERS, RECORD, RECORD_BYTES, Detail
+from imagefs.folded import NAME, RECORD, Folded
+from imagefs.packed import DIRECTORY, MAX_OWNERS, RECORD_BYTES, Detail
 
 # Names after which nothing is left to delete: "", "." and "..".
 _AIMLESS_WHITEOUTS = frozenset({b".wh.", b".wh..", b".wh..."})
 _ESTARGZ_TOC = b"stargz.index.json"
 _LANDMARKS = frozenset({b".prefetch.landmark", b".no.prefetch.landmark"})
 _LANDMARK_BYTES = 1
-# What sorts behind all names that begin with the prefix.
-_BEHIND_WHITEOUTS = b".wh/"
 # Entries that are laid out at once, and bytes that are written at once.
 _BATCH = 4096
 _PART = 1 << 20
-_SMALL = 64
 # What a row can address, less the names of a batch; `fold.py` bounds all else.
 _MAX_NAMES = (1 << 32) - (1 << 22)
 _NO_NAMES: frozenset[bytes] = frozenset()
-_NAME = slice(DIRECTORY_BYTES, -RECORD_BYTES)
-_RECORD = slice(-RECORD_BYTES, None)
 
 
 class Table:
-    """The writer of one layer's index, from a fold that is finished.
+    """The writer of one layer's index, from its tree.
 
     `key` is the SHA-256 digest of what identifies the layer.
     """
 
-    def __init__(self, fold: Fold, key: bytes) -> None:
-        # They are to be let go of when they are done with.
-        self._entries, fold.entries = fold.entries, []
-        self._starts = _starts(self._entries, fold.directories + 1)
-        self._members = fold.members
-        self._root = fold.root
+    def __init__(self, tree: Folded, key: bytes) -> None:
+        self._tree = tree
+        self._members = tree.members
         self._key = key
         self._count = 0
         self._names_bytes = 0
@@ -57,17 +48,16 @@ class Table:
         self._extras = array("I")
         self._extras_bytes = rows.EXTRA_UNIT
         self._foreign = array("I")
-        self._inodes = _Inodes(fold.members.inodes)
+        self._inodes = _Inodes(tree.name_counts())
         # The row of an inode above the row of one of its names.
         self._links = array("Q")
         # Rows of directories that hold markers.
         self._marked: set[int] = set()
-        self._bare: dict[int, bool] = {}
         self._content_bytes = 0
         self._whiteouts = 0
         self._aimless: Counter[bytes] = Counter()
         self._zero_devices = 0
-        self._hidden_in_root = self._find_hidden(fold.last)
+        self._hidden_in_root = self._find_hidden(tree.last)
 
     def write(self, out: BinaryIO, damage: str = "") -> None:
         """Write the index to a new file; `damage` is for its notes.
@@ -97,13 +87,11 @@ class Table:
 
     def _rows(self) -> Iterator[bytes | bytearray]:
         """Yield the rows: breadth first, so that a directory's children are neighbours."""
-        if self._inodes.counts:
-            self._count_links()
-        yield self._directory_row(self._root, b"", 0, 0, gone=False)
+        yield self._directory_row(self._tree.root, b"", 0, 0, gone=False)
         self._count = 1
         part = bytearray()
         for first, end, parent in self._directories:
-            deleted = self._deleted(first, end) if parent in self._marked else _NO_NAMES
+            deleted = self._tree.deleted(first, end) if parent in self._marked else _NO_NAMES
             for at in range(first, end, _BATCH):
                 self._add(part, at, min(at + _BATCH, end), parent, deleted)
                 if self._names_bytes > _MAX_NAMES:
@@ -118,7 +106,7 @@ class Table:
         names: list[bytes] = []
         for first, end, _ in self._directories:
             for at in range(first, end, _BATCH):
-                names += [one[_NAME] for one in self._entries[at : min(at + _BATCH, end)]]
+                names += [one[NAME] for one in self._tree.entries[at : min(at + _BATCH, end)]]
                 if len(names) >= _BATCH:
                     yield b"".join(names)
                     names.clear()
@@ -127,46 +115,31 @@ class Table:
     def _all_extras(self) -> Iterator[bytes]:
         yield bytes(rows.EXTRA_UNIT)
         yield self._root_extra
-        entries, extra = self._entries, self._members.extra
+        entries, extra = self._tree.entries, self._members.extra
         for first in range(0, len(self._extras), _BATCH):
             batch = self._extras[first : first + _BATCH]
-            yield b"".join([extra(entries[at][_RECORD]) for at in batch])
+            yield b"".join([extra(entries[at][RECORD]) for at in batch])
 
     def _all_links(self) -> Iterator[bytes]:
         """Yield what the index knows of links, bound and foreign."""
         # The entries are done with, and sorting takes memory.
-        self._entries = []
+        self._tree.entries = []
         pack, pairs = rows.LINK.pack, sorted(self._links)
         for at in range(0, len(pairs), _BATCH):
             batch = pairs[at : at + _BATCH]
             yield b"".join([pack(pair >> 32, pair & 0xFFFFFFFF) for pair in batch])
         yield b"".join(map(rows.LINK_ROW.pack, self._foreign))
 
-    def _count_links(self) -> None:
-        """Count the names of inodes in the tree; entries in no directory of it do not count."""
-        counts, waiting = self._inodes.counts, [0]
-        while waiting:
-            for entry in self._entries[slice(*self._bounds(waiting.pop()))]:
-                record = entry[_RECORD]
-                if packed.is_shared(record):
-                    counts[packed.inode_of(record)] += 1
-                elif packed.is_directory(record) and packed.number_of(record):
-                    waiting.append(packed.number_of(record))
-
-    def _bounds(self, number: int) -> tuple[int, int]:
-        """Return where a directory's entries begin and end."""
-        return self._starts[number], self._starts[number + 1]
-
     def _add(
         self, out: bytearray, first: int, end: int, parent: int, deleted: frozenset[bytes]
     ) -> None:
         """Append the rows of some of a directory's entries."""
-        pack, unpack, owners = rows.ROW.pack, RECORD.unpack_from, self._members.owners
+        pack, unpack, owners = rows.ROW.pack, packed.RECORD.unpack_from, self._members.owners
         hidden = self._hidden_in_root
         row, name_at = self._count, self._names_bytes
         content = 0
-        for entry in self._entries[first:end]:
-            name = entry[_NAME]
+        for entry in self._tree.entries[first:end]:
+            name = entry[NAME]
             length = len(name)
             offset, owner, mtime, size = unpack(entry, len(entry) - RECORD_BYTES)
             if owner < MAX_OWNERS and name[:4] != b".wh." and name not in hidden:
@@ -181,9 +154,9 @@ class Table:
             else:
                 at = first + row - self._count
                 self._count, first, self._names_bytes = row, at, name_at
-                record = entry[_RECORD]
+                record = entry[RECORD]
                 if owner == DIRECTORY:
-                    gone = name in deleted and self._is_bare(record)
+                    gone = name in deleted and self._tree.is_bare(record)
                     out += self._directory_row(record, name, at, parent, gone=gone)
                 else:
                     out += self._leaf_row(record, name, at, parent)
@@ -192,40 +165,14 @@ class Table:
         self._count, self._names_bytes = row, name_at
         self._content_bytes += content
 
-    def _is_bare(self, record: bytes) -> bool:
-        """Tell whether nothing but markers imply that a directory is there."""
-        if not packed.is_implied(record):
-            return False
-        known, below = self._bare, [packed.number_of(record)]
-        if below[0] not in known:
-            for number in below:
-                below += [
-                    packed.number_of(child)
-                    for _, child in self._children(number)
-                    if packed.is_implied(child)
-                ]
-            for number in reversed(below):
-                known[number] = all(
-                    known[packed.number_of(child)]
-                    if packed.is_implied(child)
-                    else name.startswith(tarfmt.WHITEOUT_PREFIX)
-                    for name, child in self._children(number)
-                )
-        return known[below[0]]
-
-    def _children(self, number: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield name and record of all that lies in a directory."""
-        for at in range(*self._bounds(number)):
-            yield self._entries[at][_NAME], self._entries[at][_RECORD]
-
     def _directory_row(
         self, record: bytes, name: bytes, at: int, parent: int, *, gone: bool
     ) -> bytes:
         """Return a directory's row; the children of all before it are known to come first."""
         first, end = 0, 0
         number = packed.number_of(record)
-        if number or record is self._root:
-            first, end = self._bounds(number)
+        if number or record is self._tree.root:
+            first, end = self._tree.bounds(number)
             if first < end:
                 self._directories.add(first, end, self._count)
         detail = self._members.detail(record)
@@ -248,12 +195,10 @@ class Table:
 
     def _whiteouts_within(self, number: int, first: int, end: int) -> int:
         """Return the flags that markers in a directory give it."""
-        key = packed.key_of(number)
-        at = bisect_left(self._entries, key + tarfmt.WHITEOUT_PREFIX, first, end)
-        if at == end or not self._entries[at].startswith(key + tarfmt.WHITEOUT_PREFIX):
+        if first == end or not self._tree.has_markers(number):
             return 0
         self._marked.add(self._count)
-        opaque = self._find(number, tarfmt.WHITEOUT_OPAQUE) is not None
+        opaque = self._tree.find(number, tarfmt.WHITEOUT_OPAQUE) is not None
         return rows.WHITEOUTS_WITHIN | (rows.OPAQUE if opaque else 0)
 
     def _leaf_row(self, record: bytes, name: bytes, at: int, parent: int) -> bytes:
@@ -310,16 +255,8 @@ class Table:
         if self._count:
             self._extras.append(at)
         else:
-            self._root_extra = self._members.extra(self._root)
+            self._root_extra = self._members.extra(self._tree.root)
         return place // rows.EXTRA_UNIT
-
-    def _find(self, number: int, name: bytes) -> bytes | None:
-        """Return the record of a name in a directory."""
-        key = packed.key_of(number) + name + b"\0"
-        at = bisect_left(self._entries, key)
-        if at < len(self._entries) and self._entries[at].startswith(key):
-            return self._entries[at][_RECORD]
-        return None
 
     def _find_hidden(self, last: bytes) -> frozenset[bytes]:
         """Return the names in a layer's root that are there for those who pull it lazily.
@@ -329,24 +266,13 @@ class Table:
         """
         if last.rpartition(b"/")[2] == _ESTARGZ_TOC:
             return _LANDMARKS | {_ESTARGZ_TOC}
-        return frozenset(name for name in _LANDMARKS if self._is_landmark(self._find(0, name)))
+        return frozenset(name for name in _LANDMARKS if self._is_landmark(self._tree.find(0, name)))
 
     def _is_landmark(self, record: bytes | None) -> bool:
         if record is None:
             return False
         detail = self._members.detail(record)
         return S_ISREG(detail.mode) and detail.size == _LANDMARK_BYTES
-
-    def _deleted(self, first: int, end: int) -> frozenset[bytes]:
-        """Return the names that markers among a directory's entries delete."""
-        key = self._entries[first][:DIRECTORY_BYTES]
-        first = bisect_left(self._entries, key + tarfmt.WHITEOUT_PREFIX, first, end)
-        end = bisect_left(self._entries, key + _BEHIND_WHITEOUTS, first, end)
-        return frozenset(
-            entry[_NAME][len(tarfmt.WHITEOUT_PREFIX) :]
-            for entry in self._entries[first:end]
-            if not packed.is_implied(entry[_RECORD])
-        )
 
     def _notes(self, damage: str) -> list[str]:
         notes = [damage] if damage else []
@@ -359,20 +285,6 @@ class Table:
                 " some engines"
             )
         return notes
-
-
-def _starts(entries: list[bytes], directories: int) -> "array[int]":
-    """Return where the entries of each directory begin, by its number, and where the last end."""
-    starts, at = array("I", [0]), 0
-    for number in range(1, directories + 1):
-        key = packed.key_of(number)
-        # Most directories are small.
-        near = min(at + _SMALL, len(entries))
-        at = bisect_left(entries, key, at, near)
-        if at == near:
-            at = bisect_left(entries, key, at)
-        starts.append(at)
-    return starts
 
 
 class _Directories:
@@ -393,14 +305,14 @@ class _Directories:
 class _Inodes:
     """What several names have in common: how many they are, and the first one's row and extra."""
 
-    def __init__(self, count: int) -> None:
-        self.counts = array("I", bytes(4 * count))
-        self._rows = array("I", bytes(4 * count))
-        self._extras = array("I", bytes(4 * count))
+    def __init__(self, counts: "array[int]") -> None:
+        self._counts = counts
+        self._rows = array("I", bytes(4 * len(counts)))
+        self._extras = array("I", bytes(4 * len(counts)))
 
     def of(self, number: int) -> tuple[int, int, int]:
         """Return how many names an inode has, its row and its extra; no row is 0, the root's."""
-        return self.counts[number], self._rows[number], self._extras[number]
+        return self._counts[number], self._rows[number], self._extras[number]
 
     def enter(self, number: int, row: int, extra: int) -> None:
         """Take in the first name of an inode."""

@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "formats": ({"formats"}, {"reference", "tar", "store", "progress", "compression"}),
     "index": (
-        {"rows", "packed", "fold", "index", "indexbuild", "indexfile", "indexwrite"},
+        {"rows", "packed", "fold", "folded", "index", "indexbuild", "indexfile", "indexwrite"},
         {"tar"},
     ),
     "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
