@@ -42,7 +42,7 @@ class Fold:
 
     Leaves wait in the order that they came in. They are settled by name only when it matters what
     stands there, which saves memory and time; what is settled is always later than what waits
-    under the same name. Directories are settled at once.
+    under the same name. Directories, and symbolic links up to a number, are settled at once.
     """
 
     def __init__(self, start: int) -> None:
@@ -171,14 +171,24 @@ class Fold:
             record = self._link(key, member)
         else:
             record = self._members.leaf(member)
-            if key not in self._settled:
-                self._unsettled_links |= member.typeflag == tarfmt.SYMTYPE
+            if key not in self._settled and not self._may_lead_on(member):
                 self._waiting.append(key + record)
                 return
         there = self._settled.get(key)
         if is_directory(there) or self._members.symlink(there) is not None:
             self._forget_paths()
         self._settled[key] = record
+
+    def _may_lead_on(self, member: Member) -> bool:
+        """Tell whether to settle a leaf at once, since it is likely to be asked for as a parent.
+
+        It is a symbolic link then. If there are very many of these, they wait as others do.
+        """
+        if member.typeflag != tarfmt.SYMTYPE:
+            return False
+        few = len(self._settled) < _MAX_KNOWN
+        self._unsettled_links |= not few
+        return few
 
     def _put_directory(self, key: bytes, member: Member) -> None:
         there = self._settled.get(key)
