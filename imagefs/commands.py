@@ -171,8 +171,7 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool) -> None:
     failures = []
     for place in mountpoints or own[::-1]:
         try:
-            # Who still works in a dead mount has nothing to lose.
-            mounts.unmount(place, lazy=lazy or known.is_dead(place))
+            known.unmount(place, lazy=lazy)
         except MountError as error:
             failures.append(str(error))
     if failures:

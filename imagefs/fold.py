@@ -5,91 +5,73 @@ symbolic links as parents, names that come twice, hard links to anything in any 
 are kept as the plain entries that they are; what they do to other layers is `merge.py`'s. Nothing
 here touches the host's file system. One `Fold` belongs to one scan.
 
-What it costs is bounded: a plain file takes some 150 bytes, and what a few bytes of a tar could
-blow up (implied directories, attributes, links through links) has a limit of its own.
+What it costs is bounded: a plain file takes some 70 bytes beside its name, any other member up to
+some 250 beside its name, its target and its attributes, and what a few bytes of a tar could blow
+up (implied directories, attributes, links through links) has a limit of its own.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import islice
-from struct import Struct
-from struct import error as StructError  # noqa: N812
-from typing import TypeAlias
 
-from imagefs import tarfmt
+from imagefs import packed, tarfmt
 from imagefs.errors import CorruptArchive
+from imagefs.folded import Folded
+from imagefs.packed import RECORD, RECORD_BYTES, SPECIAL_NAMES, Packed, clean, is_directory
 from imagefs.tarscan import Member
 
 NAME_MAX = 255
 """Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
 MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
-MAX_SPECIAL = 1 << 22
-"""Most members of one layer with more to them than PLAIN says; each takes some 500 bytes."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
-MAX_ATTRIBUTES = 1 << 28
-"""Most bytes that link targets and extended attributes of one layer may take together."""
 MAX_FOLLOWED = 20_000_000
 """Most path components that symbolic links may add to the paths of one layer."""
-
-PLAIN = Struct("<HIII")
-"""Number of the owner, mtime, size, place in tar blocks: all there is to say of most files."""
-_MAX_OWNERS = 1 << 16
 
 _MAX_LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
 _MAX_KNOWN = 1 << 17
 _MAX_KNOWN_LENGTH = 512
 
-Leaf: TypeAlias = Member | bytes
-"""Anything but a directory: a plain file, packed as PLAIN, or a member with more to it."""
-
-
-class Directory:
-    """A directory of the layer; `member` is None while nothing but its content speaks for it."""
-
-    __slots__ = ("children", "member")
-
-    def __init__(self, member: Member | None = None) -> None:
-        self.member = member
-        self.children: dict[bytes, Directory | Leaf] = {}
-
-
-Node: TypeAlias = Directory | Leaf
-_Waiting: TypeAlias = tuple[Directory, bytes, Member]
+_ROOT = packed.key_of(0)
 
 
 class Fold:
     """A layer's tree, grown member by member; `start` is the layer's first byte in its file.
 
-    `root` is the tree; `owners` tells mode, uid and gid of plain files by their number. A hard
-    link is the very Leaf that it links to, under another name; the ids of such leaves are in
-    `linked`. A Member of type LNKTYPE that is left in the finished tree found no target in the
-    layer. `last` is the name of the last member.
+    Leaves wait in the order that they came in. They are settled by name only when it matters what
+    stands there, which saves memory and time; what is settled is always later than what waits
+    under the same name. Directories, and symbolic links up to a number, are settled at once.
     """
 
     def __init__(self, start: int) -> None:
-        self.root = Directory()
-        self.owners: dict[tuple[int, int, int], int] = {}
-        self.linked: set[int] = set()
-        self.last = b""
-        self._start = start
-        self._directories: dict[bytes, Directory] = {b"": self.root}
-        self._pending: list[_Waiting] = []
-        self._implied = self._special = self._attributes = self._followed = 0
+        self._members = Packed(start)
+        self._root = self._members.directory(None)
+        self._waiting: list[bytes] = []
+        self._last = b""
+        self._settled: dict[bytes, bytes] = {}
+        self._unsettled_links = False
+        self._directories = {b"": _ROOT}
+        self._numbers = 0
+        self._pending: list[bytes] = []
+        self._implied = self._followed = 0
 
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
-        known, plain = self._directories, self._plain
+        known, settled, numbers = self._directories, self._settled, self._members.numbers
+        append, pack, start = self._waiting.append, RECORD.pack, self._members.start
         left = iter(members)
         name = b""
         for member in islice(left, MAX_MEMBERS):
-            name = member[0]
+            # fmt: off
+            (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
+             sparse) = member
+            # fmt: on
             head, _, base = name.rpartition(b"/")
             directory = known.get(head)
             # A name that ends in a slash, or holds dots or empty parts, goes the long way.
-            if directory is None or base in _SPECIAL:
+            if directory is None or base in SPECIAL_NAMES:
                 directory, last = self._place(name)
                 if not last:
                     self._describe_root(member)
@@ -99,110 +81,138 @@ class Fold:
                 base = last
             if len(base) > NAME_MAX:
                 _refuse_long(base)
-            node = plain(member)
-            if type(node) is bytes and base not in directory.children:
-                directory.children[base] = node
-                continue
-            self._put(directory, base, node)
-        self.last = name
+            key = directory + base
+            owner = numbers.get((mode, uid, gid))
+            # The way that nearly all members take; _put is the same in full.
+            if (
+                typeflag == b"0"
+                and owner is not None
+                and not (nanoseconds or xattrs or mtime >> 32 or size >> 32)
+                and sparse is None
+                and key not in settled
+            ):
+                append(key + pack(offset - start, owner, mtime, size))
+            else:
+                self._put(key, member)
+        self._last = name
         if next(left, None) is not None:
             raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
 
-    def _plain(self, member: Member) -> Leaf:
-        """Return a member packed as PLAIN, or as it is if there is more to it."""
-        # fmt: off
-        (_, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
-         sparse) = member
-        # fmt: on
-        if typeflag != b"0" or nanoseconds or xattrs or sparse is not None:
-            return member
-        owner = self.owners.get((mode, uid, gid))
-        if owner is None:
-            if len(self.owners) >= _MAX_OWNERS:
-                return member
-            owner = self.owners[mode, uid, gid] = len(self.owners)
-        try:
-            return PLAIN.pack(owner, mtime, size, offset - self._start >> tarfmt.BLOCK_SHIFT)
-        except StructError:
-            # A time before 1970 or after 2106, or a size or a place that 32 bits do not hold.
-            return member
+    def finish(self) -> Folded:
+        """Return the tree; nothing can be added any more.
 
-    def finish(self) -> None:
-        """Bind the hard links whose targets came after them, as far as the layer holds them."""
-        after: dict[int, list[_Waiting]] = defaultdict(list)
+        Hard links whose targets came after them are bound, as far as the layer holds them.
+        """
+        self._bind_pending()
+        settled, entries = self._settled, self._waiting
+        self._settled, self._waiting, self._pending = {}, [], []
+        self._forget_paths()
+        while settled:
+            key, record = settled.popitem()
+            entries.append(key + record)
+        del settled
+        entries.sort()
+        entries = packed.latest(entries)
+        return Folded(self._members, self._root, entries, self._numbers, self._last)
+
+    def _bind_pending(self) -> None:
+        settled, unbound = self._settled, self._members.unbound
+        after: dict[bytes, list[bytes]] = defaultdict(list)
         ready = []
-        for link in self._pending:
-            target = self._find(link[2].linkname)
-            if isinstance(target, Member) and target.typeflag == tarfmt.LNKTYPE:
-                after[id(target)].append(link)
-            elif target is not None and not isinstance(target, Directory):
-                ready.append((link, target))
+        for key in self._pending:
+            path = unbound(settled[key])
+            if path is None:
+                continue
+            target = self._find(path)
+            there = settled.get(target or b"")
+            if target is None or there is None or is_directory(there):
+                continue
+            if unbound(there) is not None:
+                after[target].append(key)
+            elif self._members.symlink(there) is not None:
+                # Bound now, it might be a parent in the paths of those that are still to find.
+                ready.append((key, target))
+            else:
+                self._bind([(key, target)], after)
         self._bind(ready, after)
         # What is left goes to lower layers; who links to such a link goes there with it.
         ready = []
-        for directory, name, member in self._pending:
-            if directory.children.get(name) is member and id(member) in after:
-                target = self._find(member.linkname)
-                if target is None or isinstance(target, Directory):
-                    ready += [(link, member) for link in after.pop(id(member))]
+        for key in self._pending:
+            path = unbound(settled[key]) if key in after else None
+            if path is not None:
+                target = self._find(path)
+                there = settled.get(target or b"")
+                if there is None or is_directory(there):
+                    ready += [(link, key) for link in after.pop(key)]
         self._bind(ready, after)
-        self._pending = []
-        # Else each directory would be held on to while `root` is taken apart.
-        self._forget_paths()
 
-    def _bind(self, ready: list[tuple[_Waiting, Leaf]], after: dict[int, list[_Waiting]]) -> None:
+    def _bind(self, ready: list[tuple[bytes, bytes]], after: dict[bytes, list[bytes]]) -> None:
         """Bind waiting links to their targets, and those that wait for these in turn."""
         while ready:
-            (directory, name, member), target = ready.pop()
-            if directory.children.get(name) is member:
-                self.linked.add(id(target))
-                directory.children[name] = target
-                ready += [(link, target) for link in after.pop(id(member), ())]
+            key, target = ready.pop()
+            if self._members.unbound(self._settled[key]) is not None:
+                self._settled[key] = self._share(target)
+                ready += [(link, target) for link in after.pop(key, ())]
+
+    def _share(self, key: bytes) -> bytes:
+        record = self._settled[key] = self._members.share(self._settled[key])
+        return record
 
     def _describe_root(self, member: Member) -> None:
         if member.typeflag == tarfmt.DIRTYPE:
-            self.root.member = member
+            self._root = self._members.directory(member)
 
-    def _put(self, directory: Directory, name: bytes, node: Leaf) -> None:
-        """Enter a leaf or a directory's member; what stood there gives way, the last one wins."""
-        children = directory.children
-        there = children.get(name)
-        if isinstance(node, Member):
-            self._account(node)
-            if node.typeflag == tarfmt.DIRTYPE:
-                if isinstance(there, Directory):
-                    there.member = node
-                    return
-                if there is not None:
-                    self._forget_paths()
-                children[name] = Directory(node)
+    def _put(self, key: bytes, member: Member) -> None:
+        """Place any member; what stood there gives way, the last one wins."""
+        if member.typeflag == tarfmt.DIRTYPE:
+            self._put_directory(key, member)
+            return
+        if member.typeflag == tarfmt.LNKTYPE:
+            record = self._link(key, member)
+        else:
+            record = self._members.leaf(member)
+            if key not in self._settled and not self._may_lead_on(member):
+                self._waiting.append(key + record)
                 return
-        if isinstance(node, Member) and node.typeflag == tarfmt.LNKTYPE:
-            target = self._find(node.linkname)
-            if target is None or isinstance(target, Directory) or _is(tarfmt.LNKTYPE, target):
-                self._pending.append((directory, name, node))
-            else:
-                self.linked.add(id(target))
-                node = target
-        if isinstance(there, Directory) or _is(tarfmt.SYMTYPE, there):
+        there = self._settled.get(key)
+        if is_directory(there) or self._members.symlink(there) is not None:
             self._forget_paths()
-        children[name] = node
+        self._settled[key] = record
 
-    def _account(self, member: Member) -> None:
-        self._special += 1
-        if self._special > MAX_SPECIAL:
-            raise CorruptArchive(
-                f"a layer of more than {MAX_SPECIAL} members that are no plain files"
-            )
-        self._attributes += len(member.linkname)
-        for name, value in member.xattrs:
-            self._attributes += len(name) + len(value)
-        if self._attributes > MAX_ATTRIBUTES:
-            raise CorruptArchive(
-                f"link targets and attributes of more than {MAX_ATTRIBUTES} bytes in one layer"
-            )
+    def _may_lead_on(self, member: Member) -> bool:
+        """Tell whether to settle a leaf at once, since it is likely to be asked for as a parent.
 
-    def _place(self, path: bytes) -> tuple[Directory, bytes]:
+        It is a symbolic link then. If there are very many of these, they wait as others do.
+        """
+        if member.typeflag != tarfmt.SYMTYPE:
+            return False
+        few = len(self._settled) < _MAX_KNOWN
+        self._unsettled_links |= not few
+        return few
+
+    def _put_directory(self, key: bytes, member: Member) -> None:
+        there = self._settled.get(key)
+        number = 0
+        if there is not None and is_directory(there):
+            number = packed.number_of(there)
+        elif there is not None:
+            self._forget_paths()
+        self._settled[key] = self._members.directory(member, number)
+
+    def _link(self, key: bytes, member: Member) -> bytes:
+        target = self._find(member.linkname)
+        there = self._settled.get(target or b"")
+        if (
+            target is None
+            or there is None
+            or is_directory(there)
+            or self._members.unbound(there) is not None
+        ):
+            self._pending.append(key)
+            return self._members.leaf(member)
+        return self._share(target)
+
+    def _place(self, path: bytes) -> tuple[bytes, bytes]:
         """Return the directory that a path leads to, made if need be, and the last component.
 
         The component is empty for the root itself.
@@ -215,38 +225,60 @@ class Fold:
             self._know(head, directory)
         return directory, base
 
-    def _know(self, path: bytes, directory: Directory) -> None:
+    def _know(self, path: bytes, directory: bytes) -> None:
         if len(path) <= _MAX_KNOWN_LENGTH:
             if len(self._directories) >= _MAX_KNOWN:
                 self._forget_paths()
             self._directories[path] = directory
 
-    def _make(self, parents: list[bytes]) -> Directory:
-        trail = [self.root]
+    def _make(self, parents: list[bytes]) -> bytes:
+        trail = [_ROOT]
         for name in parents:
-            children = trail[-1].children
-            child = children.get(name)
-            if isinstance(child, Member) and child.typeflag == tarfmt.SYMTYPE:
-                followed = self._follow(trail, child.linkname)
+            key = trail[-1] + name
+            child = self._child(key)
+            if child is None or not is_directory(child):
+                target = self._members.symlink(child)
+                followed = None if target is None else self._follow(trail, target)
                 if followed is not None:
                     trail = followed
                     continue
-            if not isinstance(child, Directory):
                 if child is not None:
                     self._forget_paths()
-                child = children[name] = self._imply(name)
-            trail.append(child)
+                child = self._imply(name)
+            trail.append(self._enter(key, child))
         return trail[-1]
 
-    def _imply(self, name: bytes) -> Directory:
+    def _child(self, key: bytes) -> bytes | None:
+        """Return what stands at a key and may lead on, a directory or a symbolic link."""
+        if self._unsettled_links and key not in self._settled:
+            self._settle()
+        return self._settled.get(key)
+
+    def _settle(self) -> None:
+        settle, waiting = self._settled.setdefault, self._waiting
+        while waiting:
+            entry = waiting.pop()
+            settle(entry[:-RECORD_BYTES], entry[-RECORD_BYTES:])
+        self._unsettled_links = False
+
+    def _imply(self, name: bytes) -> bytes:
         if len(name) > NAME_MAX:
             _refuse_long(name)
         self._implied += 1
         if self._implied > MAX_IMPLIED:
             raise CorruptArchive(f"a layer that implies more than {MAX_IMPLIED} directories")
-        return Directory()
+        return self._members.directory(None)
 
-    def _follow(self, trail: list[Directory], target: bytes) -> list[Directory] | None:
+    def _enter(self, key: bytes, record: bytes) -> bytes:
+        """Return what all keys in a directory begin with, whose own key and record these are."""
+        inside = packed.inside(record)
+        if inside == packed.NO_NUMBER:
+            self._numbers += 1
+            inside = packed.key_of(self._numbers)
+            self._settled[key] = packed.numbered(record, inside)
+        return inside
+
+    def _follow(self, trail: list[bytes], target: bytes) -> list[bytes] | None:
         """Return the way from the layer's root to the directory that a symbolic link means.
 
         None where the layer has no such directory, or links go in a circle. Like chroot(2), the
@@ -254,7 +286,7 @@ class Fold:
         """
         trail = list(trail)
         links = 0
-        waiting = self._enter(trail, target)
+        waiting = self._steps(trail, target)
         while waiting:
             name = waiting.pop()
             if name in (b"", b"."):
@@ -262,19 +294,21 @@ class Fold:
             if name == b"..":
                 del trail[max(1, len(trail) - 1) :]
                 continue
-            child = trail[-1].children.get(name)
-            if isinstance(child, Directory):
-                trail.append(child)
-            elif isinstance(child, Member) and child.typeflag == tarfmt.SYMTYPE:
+            key = trail[-1] + name
+            child = self._child(key)
+            link = self._members.symlink(child)
+            if child is not None and is_directory(child):
+                trail.append(self._enter(key, child))
+            elif link:
                 links += 1
-                if links > _MAX_LINKS or not child.linkname:
+                if links > _MAX_LINKS:
                     return None
-                waiting += self._enter(trail, child.linkname)
+                waiting += self._steps(trail, link)
             else:
                 return None
         return trail if target else None
 
-    def _enter(self, trail: list[Directory], target: bytes) -> list[bytes]:
+    def _steps(self, trail: list[bytes], target: bytes) -> list[bytes]:
         """Return a link target's components, the last one first; an absolute one starts over."""
         if target.startswith(b"/"):
             del trail[1:]
@@ -284,42 +318,28 @@ class Fold:
             raise CorruptArchive("symbolic links lead through too many others in one layer")
         return parts
 
-    def _find(self, path: bytes) -> Node | None:
-        """Return what a path leads to; symbolic links count as parents only."""
+    def _find(self, path: bytes) -> bytes | None:
+        """Return the key that a path leads to; symbolic links count as parents only.
+
+        None for the root, and where there is no directory that the key could be in.
+        """
         *parents, base = clean(path) or [b""]
         if not base:
-            return self.root
+            return None
+        self._settle()
         head = b"/".join(parents)
         directory = self._directories.get(head)
-        if directory is None and head:
-            followed = self._follow([self.root], head)
+        if directory is None:
+            followed = self._follow([_ROOT], head)
             if followed is None:
                 return None
             directory = followed[-1]
             self._know(head, directory)
-        return (directory or self.root).children.get(base)
+        return directory + base
 
     def _forget_paths(self) -> None:
         self._directories.clear()
-        self._directories[b""] = self.root
-
-
-_SPECIAL = frozenset({b"", b".", b".."})
-
-
-def clean(path: bytes) -> list[bytes]:
-    """Return a path's components, cleaned by name alone: nothing leads out of the root."""
-    parts: list[bytes] = []
-    for part in path.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in _SPECIAL:
-            parts.append(part)
-    return parts
-
-
-def _is(typeflag: bytes, node: Node | None) -> bool:
-    return isinstance(node, Member) and node.typeflag == typeflag
+        self._directories[b""] = _ROOT
 
 
 def _refuse_long(name: bytes) -> None:

@@ -37,8 +37,7 @@ def write_index(
             if not keep_going:
                 raise
             damage = str(error)
-        fold.finish()
-        Table(blob.offset, key).write(fold, out, damage)
+        Table(fold.finish(), key).write(out, damage)
     finally:
         if collecting:
             gc.enable()

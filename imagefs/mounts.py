@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from imagefs.errors import MountError
 from imagefs.fuse import mount as fuse_mount
 
 _OURS = {fuse_mount.FSTYPE}
+_PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,34 @@ class Registry:
         records = self._records({(mount.mountpoint, mount.device) for mount in ours})
         return [_joined(one, records.get((one.mountpoint, one.device))) for one in ours]
 
-    def is_dead(self, path: Path) -> bool:
-        """Tell whether the mount at `path` is known to have lost its daemon."""
+    def unmount(self, path: Path, *, lazy: bool = False) -> None:
+        """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
+
+        A dead mount is taken away as if `lazy`: who still works in it has nothing to lose. That
+        the daemon ends is waited for up to _PATIENCE, where it is known which one it is.
+        """
+        here = self._at(path)
+        if lazy or here is None or here.pid is None or not here.alive:
+            unmount(path, lazy=lazy or (here is not None and not here.alive))
+            return
+        try:
+            daemon = os.pidfd_open(here.pid)
+        except OSError:
+            unmount(path)
+            return
+        try:
+            # If this is still so, the descriptor is of the daemon and of no other process.
+            same = self._at(path) == here
+            unmount(path)
+            if same:
+                select.select([daemon], [], [], _PATIENCE)
+        finally:
+            os.close(daemon)
+
+    def _at(self, path: Path) -> LiveMount | None:
         mount = mountinfo.at(path)
         here = [one for one in self.mounts() if mount and one.mountpoint == mount.mountpoint]
-        return bool(here) and not here[-1].alive
+        return here[-1] if here else None
 
     def _records(self, mounted: set[tuple[str, str]]) -> dict[tuple[str, str], Record]:
         """Return the records of what is mounted; those of the dead that left no mount go."""

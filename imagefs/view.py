@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from imagefs import merge, nodeid, rows
-from imagefs.fold import clean
 from imagefs.indexfile import Index
 from imagefs.merge import Place, Stack, Visible
+from imagefs.packed import clean
 from imagefs.rows import Row
 
 MAX_COUNTED = 65_000

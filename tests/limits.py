@@ -2,7 +2,19 @@
 
 from typing import NamedTuple
 
-from imagefs import compression, engine, fold, image, imageconfig, nodeid, pax, sparse, tarfmt, view
+from imagefs import (
+    compression,
+    engine,
+    fold,
+    image,
+    imageconfig,
+    nodeid,
+    packed,
+    pax,
+    sparse,
+    tarfmt,
+    view,
+)
 from imagefs.formats import docker_legacy, members
 
 NAMES = "no system call takes more"
@@ -44,9 +56,8 @@ LIMITS = (
     Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
     Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
     Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
-    Limit("members of a layer that are no plain files", number(fold.MAX_SPECIAL), MEMORY),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
-    Limit("link targets and attributes of a layer", size(fold.MAX_ATTRIBUTES), MEMORY),
+    Limit("link targets and attributes of a layer", size(packed.MAX_ATTRIBUTES), MEMORY),
     Limit("steps through symbolic links in a layer's names", number(fold.MAX_FOLLOWED), HONEST),
     Limit("runs of data in a layer's sparse files", number(sparse.MAX_RUNS), MEMORY),
     Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),

@@ -1,7 +1,7 @@
 """The archives that the benchmark measures on, as `docker save` of Docker 1.10 to 24 writes them.
 
-Owns the layout around the layers, and the synthetic layers of many small files. What is in the
-real image is `layers.py`'s.
+Owns the layout around the layers, and the synthetic layers of many small files and of members that
+are hard to keep. What is in the real image is `layers.py`'s.
 """
 
 import io
@@ -90,17 +90,69 @@ def _write_small_files(path: Path, layer: int, count: int) -> None:
         out.write(bytes(1024))
 
 
-def _header(name: str, kind: bytes, mode: int, size: int) -> bytes:
+def hard_layer(path: Path, kind: str, count: int) -> None:
+    """Write a tar of `count` members, each of which has more to it than most files have."""
+    member = HARD[kind]
+    with open(path, "wb", buffering=_CHUNK) as out:
+        if kind == "times in nanoseconds":
+            # It holds for all members after it.
+            said = b"%d mtime=%d.123456789\n" % (30, _EPOCH)
+            out.write(_header("pax", b"g", 0o644, len(said)) + said.ljust(512, b"\0"))
+        for number in range(count):
+            out.write(member(number))
+        out.write(bytes(1024))
+
+
+def _file(number: int, owner: int = 0) -> bytes:
+    return _header(f"d/file-{number:08}", b"0", 0o644, 0, owner=owner)
+
+
+def _hard_link(number: int) -> bytes:
+    target = number & ~1
+    if number == target:
+        return _file(number)
+    return _header(f"d/link-{number:08}", b"1", 0o644, 0, target=f"d/file-{target:08}")
+
+
+def _directory(number: int) -> bytes:
+    return _header(f"d-{number:08}", b"5", 0o755, 0)
+
+
+def _directory_or_file(number: int) -> bytes:
+    if number % 2:
+        return _header(f"d-{number - 1:08}/file", b"0", 0o644, 0)
+    return _directory(number)
+
+
+def _symbolic_link(number: int) -> bytes:
+    return _header(f"d/link-{number:08}", b"2", 0o777, 0, target=f"../some/where/file-{number:08}")
+
+
+HARD: dict[str, Callable[[int], bytes]] = {
+    "names of 80 bytes": lambda number: _header(f"d/{number:080}", b"0", 0o644, 0),
+    "symbolic links": _symbolic_link,
+    "files and hard links to them": _hard_link,
+    "directories": _directory,
+    "directories of one file": _directory_or_file,
+    "owners": lambda number: _file(number, owner=number & 0x1FFFFF),
+    "times in nanoseconds": _file,
+}
+"""Kinds of members of `hard_layer`: the header of each by its number."""
+
+
+def _header(
+    name: str, kind: bytes, mode: int, size: int, *, owner: int = 0, target: str = ""
+) -> bytes:
     """Return a ustar header (POSIX.1-1988); tarfile would take minutes for millions."""
     head = b"%-100b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
         name.encode().ljust(100, b"\0"),
         mode,
-        0,
-        0,
+        owner,
+        owner,
         size,
         _EPOCH,
     )
-    tail = (kind + bytes(100) + b"ustar\x0000").ljust(356, b"\0")
+    tail = (kind + target.encode().ljust(100, b"\0") + b"ustar\x0000").ljust(356, b"\0")
     checksum = sum(head) + sum(tail) + 8 * ord(" ")
     return head + b"%06o\0 " % checksum + tail
 

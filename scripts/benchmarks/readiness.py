@@ -141,9 +141,18 @@ def _home(plan: Plan, count: int) -> Path:
     return plan.space.directory("homes") / f"small-{count}"
 
 
-def _index_memory(plan: Plan) -> dict[str, float]:
+def _index_memory(plan: Plan) -> dict[str, dict[str, float]]:
     """Measure how much memory indexing takes at its peak, all processes together."""
-    archive = archives.small_files(plan.space, _MOST)
+    found = {"files": _peak(plan, archives.small_files(plan.space, _MOST), "files")}
+    layer = plan.space.root / "index-memory.tar"
+    for kind in archives.HARD:
+        archives.hard_layer(layer, kind, _MOST)
+        found[kind] = _peak(plan, layer, kind)
+        discard(layer)
+    return found
+
+
+def _peak(plan: Plan, archive: Path, kind: str) -> dict[str, float]:
     cache = plan.space.root / "index-memory"
     discard(cache)
     took, peak = peak_anonymous_bytes(
@@ -151,5 +160,5 @@ def _index_memory(plan: Plan) -> dict[str, float]:
         {"IMAGEFS_CACHE": str(cache)},
     )
     discard(cache)
-    say(f"ready: {_MOST:,} files indexed in {took:.1f} s, {peak / 2**20:.0f} MiB at the peak")
-    return {"files": _MOST, "seconds": took, "peak": peak}
+    say(f"ready: {_MOST:,} {kind} indexed in {took:.1f} s, {peak / 2**20:.0f} MiB at the peak")
+    return {"members": _MOST, "seconds": took, "peak": peak}

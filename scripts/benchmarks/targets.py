@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.archives import HARD
 from benchmarks.contestants import Extracted, ImagefsNative
 from benchmarks.peers import Erofs, FuseOverlay, Podman, Ratarmount
 
@@ -99,6 +100,10 @@ def _indexing(results: Results) -> float:
     return _median(times["seconds"]) / float(times["members"][0]) * 1e6
 
 
+def _index_memory(kind: str) -> Measure:
+    return lambda results: float(results["ready"]["index memory"][kind]["peak"]) / 2**20
+
+
 def _memory_after_find(results: Results) -> float:
     return _median(results["read"]["memory"]["find again"][OURS]) / 2**20
 
@@ -131,11 +136,9 @@ TARGETS = (
         lambda results: _many("memory")(results) / 2**20,
         "MiB",
     ),
-    Target(
-        "memory while indexing two million files",
-        400,
-        lambda results: float(results["ready"]["index memory"]["peak"]) / 2**20,
-        "MiB",
+    *(
+        Target(f"memory while indexing two million {kind}", 400, _index_memory(kind), "MiB")
+        for kind in ("files", *HARD)
     ),
     Target("`imagefs fetch` beside `docker save -o`", 1.05, _times("fetch", "")),
     Target("first mount of a gzip archive beside `pigz -dc`", 1.3, _times("unpack", "gzip")),
