@@ -4,8 +4,11 @@ Owns how each of them is made usable from an archive, and mounted.
 """
 
 import json
+import os
+import tempfile
 from abc import abstractmethod
 from pathlib import Path
+from zlib import crc32
 
 from benchmarks import archives, unpack
 from benchmarks.contestants import Contestant, Extracted, ImagefsLibfuse, ImagefsNative
@@ -71,10 +74,15 @@ class Podman(Contestant):
     needs = ("podman",)
     package = "podman"
 
+    @property
+    def _state(self) -> Path:
+        # Podman takes no more than 50 characters, and keeps to those it was given first.
+        home = crc32(os.fsencode(self.home))
+        return Path(tempfile.gettempdir()) / f"imagefs-podman-{home:08x}"
+
     def _podman(self, *words: str | Path) -> str:
-        root, state = self.home / "storage", self.home / "run"
-        podman = ("podman", "--root", root, "--runroot", state, "--storage-driver", "overlay")
-        return call([*podman, *words]).strip()
+        where = ("--root", self.home / "storage", "--runroot", self._state)
+        return call(["podman", *where, "--storage-driver", "overlay", *words]).strip()
 
     def make(self) -> None:
         """See Contestant."""
@@ -99,6 +107,7 @@ class Podman(Contestant):
         storage = self.home / "storage"
         if storage.exists():
             call(["umount", storage / "overlay"], fine=range(256))
+        discard(self._state)
         super().clear()
 
     def kept(self) -> list[Path]:
