@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imagefs import mountinfo
 from imagefs.fuse.mount import unmount_for_good
+from tests.needs import need_fuse
 
 COMMAND = (sys.executable, "-m", "imagefs")
 
@@ -40,5 +41,32 @@ def mounted(source: str | Path, mountpoint: Path, *options: str, **env: str) -> 
     try:
         yield mountpoint
     finally:
-        if mountinfo.at(mountpoint) is not None:
-            unmount_for_good(mountpoint)
+        clear(mountpoint)
+
+
+def clear(mountpoint: Path) -> None:
+    """Take away the mount that is there, if there is one."""
+    if mountinfo.at(mountpoint) is not None:
+        unmount_for_good(mountpoint)
+
+
+@contextlib.contextmanager
+def module_mounted(module: str, folder: Path) -> Iterator[Path]:
+    """Have a module of the tests, run on a folder, serve a mount in it until the context ends.
+
+    The module says `ready` when the mount is there; what it complains of is in the folder's `log`.
+    """
+    need_fuse()
+    mountpoint = folder / "m"
+    mountpoint.mkdir()
+    words = [sys.executable, "-m", module, str(folder), str(mountpoint)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", (folder / "log").read_text()
+        yield mountpoint
+    finally:
+        process.terminate()
+        process.wait(20)
+        clear(mountpoint)

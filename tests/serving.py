@@ -16,12 +16,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imagefs import mountinfo
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import FileSystem
-from imagefs.fuse.mount import MountOptions, unmount_for_good
+from imagefs.fuse.mount import MountOptions
 from tests import conformance
 from tests.memfs import LiveFs, MemFs
+from tests.mounted import clear
 from tests.needs import need_fuse, unavailable
 from tests.tars import File, fs_of, layer
 from tests.users import User
@@ -90,8 +90,7 @@ def served(
             except subprocess.TimeoutExpired:
                 process.kill()
         process.communicate()
-        if mountinfo.at(mountpoint) is not None:
-            unmount_for_good(mountpoint)
+        clear(mountpoint)
 
 
 def _start(words: list[str], control: Path | None) -> subprocess.Popen[bytes]:

@@ -15,11 +15,10 @@ from imagefs import mountinfo
 from imagefs.apart import Loader, Ways
 from imagefs.connection import Endpoint
 from imagefs.errors import EngineError
-from imagefs.fuse.mount import unmount_for_good
 from imagefs.store import Store
 from tests import needs
 from tests.badengine import Answer, Export, ScriptedEngine, answer_json, chunked
-from tests.mounted import COMMAND
+from tests.mounted import COMMAND, clear
 from tests.polling import soon
 from tests.tars import layer
 
@@ -63,8 +62,7 @@ def serving(folder: Path, export: Answer, *options: str) -> Iterator["subprocess
         finally:
             process.kill()
             process.wait(20)
-            if mountinfo.at(place) is not None:
-                unmount_for_good(place)
+            clear(place)
 
 
 def test_serve_takes_the_limit(tmp_path: Path) -> None:

@@ -15,17 +15,11 @@ from tests.headers import END, content, file, header, long_name, pax
 from tests.mounted import COMMAND, imagefs, mounted
 from tests.needs import need_fuse, need_tool
 from tests.serving import DRIVERS
+from tests.sparsetars import SPARSE_WRITERS
 from tests.tars import Dir, layer
 
 GIB = 1 << 30
 TIB = 1 << 40
-FORMATS = {
-    "old-gnu": ("tar", "--format=gnu", "-S"),
-    "pax-0.0": ("tar", "--format=posix", "-S", "--sparse-version=0.0"),
-    "pax-0.1": ("tar", "--format=posix", "-S", "--sparse-version=0.1"),
-    "pax-1.0": ("tar", "--format=posix", "-S", "--sparse-version=1.0"),
-    "bsdtar": ("bsdtar", "--format=pax", "--read-sparse"),
-}
 DATA = {0: b"first", 5 * GIB: b"middle", 9 * GIB + 4096: b"far"}
 SIZE = 12 * GIB + 5
 
@@ -58,7 +52,7 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for program in ("tar", "bsdtar"):
         need_tool(program, "tar libarchive-tools")
     layers = []
-    for name, command in FORMATS.items():
+    for name, command in SPARSE_WRITERS.items():
         with (folder / name).open("wb") as out:
             out.truncate(SIZE)
             for at, data in DATA.items():
@@ -79,7 +73,7 @@ def test_sparse_files_are_sparse_to_every_tool(
     """`du` counts the data alone, `cp` copies no hole, and all formats hold the same 12 GiB."""
     folder, archive = sparse
     with mounted(archive, tmp_path / "mnt", f"--driver={driver}") as place:
-        for name in FORMATS:
+        for name in SPARSE_WRITERS:
             seen, real = place / "rootfs" / name, folder / name
             assert seen.stat().st_size == SIZE
             assert int(output("du", "--block-size=1", seen).split()[0]) <= 1 << 20

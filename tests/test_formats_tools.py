@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from imagefs import mountinfo
-from imagefs.fuse.mount import unmount_for_good
 from imagefs.store import Store
 from tests import samples
 from tests.engines import RunningEngine
+from tests.mounted import clear
 from tests.needs import DOCKER, need_fuse, need_tool
 from tests.opening import Tree, opened, trees, trees_of
 from tests.producers import BUILT, IMAGE, NAME, OTHER_LAYERS, TOOLS, Bench, bench_with
@@ -154,5 +153,4 @@ def test_a_pipe_mounts(packer: str, docker_engine: RunningEngine, tmp_path: Path
         assert (mountpoint / "rootfs/etc/conf").read_bytes() == b"a = 2\n"
         assert (mountpoint / "config.json").read_bytes() == IMAGE.config
     finally:
-        if mountinfo.at(mountpoint) is not None:
-            unmount_for_good(mountpoint)
+        clear(mountpoint)

@@ -14,6 +14,8 @@ from imagefs import index, view
 from imagefs.image import Blob, Image, Layer
 from imagefs.vfs import ImageFs, image_fs
 from tests.headers import END, GNU, content, file, header, long_name, pax
+from tests.needs import need_tool
+from tests.sparsetars import SPARSE_WRITERS
 from tests.tars import Dir, Hard, layer, read, resolve, shown
 
 TIB = 1 << 40
@@ -174,17 +176,12 @@ def ino(fs: ImageFs, path: str) -> int:
 
 # Sparse files
 
-SPARSE_FORMATS = {
-    "old GNU": ["--format=gnu"],
-    "pax 0.0": ["--format=posix", "--sparse-version=0.0"],
-    "pax 0.1": ["--format=posix", "--sparse-version=0.1"],
-    "pax 1.0": ["--format=posix", "--sparse-version=1.0"],
-}
 
-
-@pytest.mark.parametrize("name", SPARSE_FORMATS)
+@pytest.mark.parametrize("name", SPARSE_WRITERS)
 def test_sparse_files(name: str, tmp_path: Path) -> None:
     """A sparse file of 12 GiB has its size, its data, its holes and hardly any blocks."""
+    command = SPARSE_WRITERS[name]
+    need_tool(command[0], "tar libarchive-tools")
     path = tmp_path / "f"
     with path.open("wb") as out:
         out.truncate(12 * GIB + 5)
@@ -192,9 +189,7 @@ def test_sparse_files(name: str, tmp_path: Path) -> None:
             out.seek(at)
             out.write(b"data at %12d" % at)
     # tarfile, bsdtar and most engines would write such holes out: nothing here extracts.
-    subprocess.run(
-        ["tar", "-S", *SPARSE_FORMATS[name], "-cf", "s.tar", "f"], cwd=tmp_path, check=True
-    )
+    subprocess.run([*command, "-cf", "s.tar", "f"], cwd=tmp_path, check=True)
     fs = fs_of(tmp_path, (tmp_path / "s.tar").read_bytes())
     attr = resolve(fs, "rootfs/f")
     assert attr is not None

@@ -4,14 +4,11 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imagefs import mountinfo
-from imagefs.fuse.mount import unmount_for_good
-from tests import needs
+from tests.mounted import module_mounted
 from tests.tars import layer
 
 PATIENCE = 20
@@ -26,24 +23,11 @@ def counted(
     folder: Path, *layers: bytes, module: str = "tests.counting"
 ) -> Iterator[tuple[Path, Path]]:
     """Serve `tests.counting` of some layers; give the mount point and the record of reads."""
-    needs.need_fuse()
-    mountpoint = folder / "m"
-    mountpoint.mkdir()
     for number, content in enumerate(layers or (layer(BELOW), layer(ABOVE))):
         (folder / f"{number}.tar").write_bytes(content)
     (folder / "reads").touch()
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, folder, mountpoint], stdout=subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with module_mounted(module, folder) as mountpoint:
         yield mountpoint, folder / "reads"
-    finally:
-        process.terminate()
-        process.wait(20)
-        if mountinfo.at(mountpoint) is not None:
-            unmount_for_good(mountpoint)
 
 
 def test_diff_of_snapshots_reads_only_what_differs(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from imagefs.fuse.mount import unmount_for_good
 from tests import needs
 from tests.engines import RunningEngine
 from tests.gated import SLOW
-from tests.mounted import imagefs
+from tests.mounted import imagefs, module_mounted
 from tests.polling import soon
 
 SHOWN_WITHIN = 2.0
@@ -207,23 +206,8 @@ def test_podmans_images_are_served(podman_engine: RunningEngine, tmp_path: Path)
 @contextlib.contextmanager
 def gated(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Serve `tests.gated`; give its folder and its mount point."""
-    needs.need_fuse()
-    mountpoint = folder / "m"
-    mountpoint.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gated", folder, mountpoint],
-        stdout=subprocess.PIPE,
-        stderr=(folder / "log").open("wb"),
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", (folder / "log").read_text()
+    with module_mounted("tests.gated", folder) as mountpoint:
         yield folder, mountpoint
-    finally:
-        process.terminate()
-        process.wait(20)
-        if mountinfo.at(mountpoint) is not None:
-            unmount_for_good(mountpoint)
 
 
 def attempts(folder: Path) -> int:

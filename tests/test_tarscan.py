@@ -17,6 +17,7 @@ from imagefs.errors import CorruptArchive
 from imagefs.tarscan import Member, scan
 from tests.headers import END, GNU, USTAR, V7, content, file, header, long_name, pax
 from tests.needs import need_tool
+from tests.sparsetars import SPARSE_WRITERS
 
 ENV = os.environ | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 GIB = 1 << 30
@@ -322,15 +323,6 @@ def members_of_marked(tar: bytes) -> list[Member]:
 
 
 # Sparse files
-
-
-SPARSE_WRITERS = {
-    "old GNU": ("tar", "--format=gnu", "-S"),
-    "pax 0.0": ("tar", "--format=posix", "-S", "--sparse-version=0.0"),
-    "pax 0.1": ("tar", "--format=posix", "-S", "--sparse-version=0.1"),
-    "pax 1.0": ("tar", "--format=posix", "-S", "--sparse-version=1.0"),
-    "bsdtar, pax": ("bsdtar", "--format=pax", "--read-sparse"),
-}
 
 
 @pytest.fixture(params=SPARSE_WRITERS)
