@@ -51,18 +51,19 @@ class Folded:
 
     def find(self, number: int, name: bytes) -> bytes | None:
         """Return the record of a name in a directory, or None if there is none."""
-        key = packed.key_of(number) + name + b"\0"
-        at = bisect_left(self.entries, key, *self.bounds(number))
-        if at < len(self.entries) and self.entries[at].startswith(key):
-            return self.entries[at][RECORD]
-        return None
+        entry = self._first(number, name + b"\0")
+        return None if entry is None else entry[RECORD]
 
     def has_markers(self, number: int) -> bool:
         """Tell whether a directory holds names that begin as whiteouts do."""
+        return self._first(number, tarfmt.WHITEOUT_PREFIX) is not None
+
+    def _first(self, number: int, prefix: bytes) -> bytes | None:
+        """Return the first entry of a directory whose name and record begin with a prefix."""
         first, end = self.bounds(number)
-        key = packed.key_of(number) + tarfmt.WHITEOUT_PREFIX
+        key = packed.key_of(number) + prefix
         at = bisect_left(self.entries, key, first, end)
-        return at < end and self.entries[at].startswith(key)
+        return self.entries[at] if at < end and self.entries[at].startswith(key) else None
 
     def deleted(self, first: int, end: int) -> frozenset[bytes]:
         """Return the names that markers delete in the directory that has these entries."""

@@ -27,8 +27,8 @@ class SourceRequest:
 
     `image` chooses one of an archive's images by tag, id prefix or position, `platform` one of
     several platforms. With `keep_going` damaged layers are made do with, with `verify` layers
-    that are read in place have their digests checked. One layer that
-    comes into the store may have `max_layer_bytes`.
+    that are read in place have their digests checked. One layer that comes into the store may
+    have `max_layer_bytes`.
     """
 
     text: str

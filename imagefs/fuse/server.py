@@ -93,7 +93,7 @@ def _agree(requests: Requests, device: int, session: Session) -> None:
 
 def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -> None:
     """Answer requests until there is no mount any more."""
-    next_one, writev, handle = requests.next, os.writev, session.handle
+    next_one, handle = requests.next, session.handle
     takes = SlowRequests(session, lambda reply: _send(device, reply)).take
 
     def answer_one() -> bool:
@@ -107,25 +107,19 @@ def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -
     session.on_read = Pusher(device, fs, requests.waiting, answer_one).was_read
     while request := next_one():
         if all_stable or not takes(request):
-            reply = handle(request)
-            if reply:
-                try:
-                    writev(device, reply)
-                except OSError as error:
-                    _unsent(error, reply)
+            _send(device, handle(request))
 
 
 def _send(device: int, reply: Reply) -> None:
+    """Send a reply, if there is one to be sent."""
+    if not reply:
+        return
     try:
         os.writev(device, reply)
     except OSError as error:
-        _unsent(error, reply)
-
-
-def _unsent(error: OSError, reply: Reply) -> None:
-    # With ENODEV the mount is gone, which the next read says as well.
-    if error.errno not in GO_ON and error.errno != errno.ENODEV:
-        _log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)
+        # With ENODEV the mount is gone, which the next read says as well.
+        if error.errno not in GO_ON and error.errno != errno.ENODEV:
+            _log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)
 
 
 @contextlib.contextmanager
