@@ -1,5 +1,5 @@
 """`python -m imagefs`."""
 
-from imagefs.cli import main
+from imagefs.cli.main import main
 
 main()

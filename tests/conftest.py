@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.counts", "tests.engines"]
+pytest_plugins = ["tests.support.counts", "tests.support.engines"]
 
 _USERS_OWN = ("DOCKER_", "IMAGEFS_", "XDG_", "NOTIFY_SOCKET")
 _TESTS_OWN = "IMAGEFS_TEST_"

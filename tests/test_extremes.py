@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
-from tests.headers import END, content, file, header, long_name, pax
-from tests.mounted import COMMAND, imagefs, mounted
-from tests.needs import need_fuse, need_tool
-from tests.serving import DRIVERS
-from tests.sparsetars import SPARSE_WRITERS
-from tests.tars import Dir, layer
+from tests.support import samples
+from tests.support.headers import END, content, file, header, long_name, pax
+from tests.support.mounted import COMMAND, imagefs, mounted
+from tests.support.needs import need_fuse, need_tool
+from tests.support.serving import DRIVERS
+from tests.support.sparsetars import SPARSE_WRITERS
+from tests.support.tars import Dir, layer
 
 GIB = 1 << 30
 TIB = 1 << 40

@@ -17,15 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagefs import fold, index, nodeid, packed
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import ROOT_ID, FileSystem
-from imagefs.image import Blob, Image, Layer
-from imagefs.indexfile import Index
-from imagefs.vfs import ImageFs, image_fs
-from tests.headers import END, GNU, content, file, header, long_name, pax, record
-from tests.looking import walk
-from tests.tars import File, Hard, Sym, layer, read, resolve, shown
+from imagefs.image.model import Blob, Image, Layer
+from imagefs.index import cache as index_cache
+from imagefs.index import fold
+from imagefs.index import records as layer_records
+from imagefs.index.reader import Index
+from imagefs.vfs import nodeid
+from imagefs.vfs.image_fs import ImageFs, image_fs
+from tests.support.headers import END, GNU, content, file, header, long_name, pax, record
+from tests.support.looking import walk
+from tests.support.tars import File, Hard, Sym, layer, read, resolve, shown
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -420,7 +423,9 @@ def test_a_tree_or_a_clear_error(
     count(f"hostile layers: {kind}", 1)
 
 
-@pytest.mark.parametrize(("module", "limit"), [(fold, "MAX_MEMBERS"), (packed, "MAX_ATTRIBUTES")])
+@pytest.mark.parametrize(
+    ("module", "limit"), [(fold, "MAX_MEMBERS"), (layer_records, "MAX_ATTRIBUTES")]
+)
 def test_a_layer_may_not_take_memory_without_end(
     module: ModuleType, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,7 +452,7 @@ def image_of(case: Tar, folder: Path) -> Image:
 def mounted(image: Image, folder: Path) -> ImageFs:
     """Return an image's file system, its layers indexed in this process."""
     for one in image.layers:
-        index.build(one, folder)
+        index_cache.build(one, folder)
     return image_fs(image, folder)
 
 
@@ -562,8 +567,8 @@ def test_an_archive_that_changes_while_it_is_opened_is_refused(
     path = tmp_path / "a.tar"
     path.write_bytes(layer({"f": "content"}))
     image = Image("sha256:0", (), b"", b"", (Layer("sha256:0", Blob(path, 0, 10240)),))
-    index.build(image.layers[0], tmp_path)
-    real = index.open_index
+    index_cache.build(image.layers[0], tmp_path)
+    real = index_cache.open_index
 
     def slow(one: Layer, folder: Path) -> Index:
         found = real(one, folder)
@@ -571,7 +576,7 @@ def test_an_archive_that_changes_while_it_is_opened_is_refused(
         os.utime(path, (0, 0))
         return found
 
-    monkeypatch.setattr(index, "open_index", slow)
+    monkeypatch.setattr(index_cache, "open_index", slow)
     with pytest.raises(CorruptArchive, match="changed"):
         image_fs(image, tmp_path)
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from imagefs import cli
-from tests.limits import LIMITS, size
+from imagefs.cli import main
+from tests.support.limits import LIMITS, size
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -23,7 +23,7 @@ def shown(option: str) -> str:
 def test_the_options_exist() -> None:
     """A limit that can be set is set by an option of every command that opens a source."""
     for option in re.findall(r"`(--[a-z-]+)`", " ".join(limit.option for limit in LIMITS)):
-        for command in (cli.mount, cli.layers, cli.inspect, cli.fetch):
+        for command in (main.mount, main.layers, main.inspect, main.fetch):
             assert option in {word for one in command.params for word in one.opts}
 
 

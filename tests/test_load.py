@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import load, needs
-from tests.mounted import imagefs, mounted
-from tests.saved import docker_save
-from tests.tars import File, layer
+from tests.support import load, needs
+from tests.support.mounted import imagefs, mounted
+from tests.support.saved import docker_save
+from tests.support.tars import File, layer
 
 PROCESSES = 16
 SECONDS = 3.0

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-from imagefs import mounthelper
-from imagefs.cli import cli
+from imagefs.cli import mount_helper
+from imagefs.cli.main import cli
 from scripts.demo_image import archive
-from tests import users
-from tests.needs import need_fuse
+from tests.support import users
+from tests.support.needs import need_fuse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,7 +83,7 @@ def test_the_line_of_fstab_is_understood() -> None:
     found = re.search(r"^    (/\S+) +(/\S+) +fuse\.imagefs +(\S+) +0 0$", README, re.MULTILINE)
     assert found is not None
     source, place, options = found.groups()
-    _, *words = mounthelper.words([source, place, "-o", options])
+    _, *words = mount_helper.words([source, place, "-o", options])
     context = COMMANDS["mount"].make_context("mount", words)
     assert context.params["view"] == "rootfs"
     assert context.params["allow_other"]

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
 from imagefs.filesystem import ROOT_ID, Attr, FileSystem
 from imagefs.fuse.abi import NAME_MAX
 from imagefs.fuse.mount import MountOptions, check, escaped
 from imagefs.fuse.replies import BLKSIZE, BRIEFLY, denial, errno_of
+from imagefs.host import mountinfo
 
 _ENCODING = "latin-1"
 _FOREVER = 10**9  # seconds that the kernel may keep what never changes

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagefs import mountinfo
 from imagefs.errors import HostError, MountError
+from imagefs.host import mountinfo
 
 # ctypes serves root and the others serve ordinary users: each imported where it is needed.
 if TYPE_CHECKING:

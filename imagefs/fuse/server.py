@@ -13,18 +13,18 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imagefs import mountinfo
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
+from imagefs.fuse.background import SlowRequests
+from imagefs.fuse.device import GO_ON, Requests
+from imagefs.fuse.invalidate import Notices
 from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_good
-from imagefs.fuse.notices import Notices
-from imagefs.fuse.pushing import Pusher
+from imagefs.fuse.prefetch import Pusher
 from imagefs.fuse.replies import LARGEST_READ, Reply
-from imagefs.fuse.requests import GO_ON, Requests
 from imagefs.fuse.session import Session
-from imagefs.fuse.slow import SlowRequests
-from imagefs.fuse.splicing import Splicer
-from imagefs.fuse.undertaker import Undertaker
+from imagefs.fuse.signals import Undertaker
+from imagefs.fuse.splice import Splicer
+from imagefs.host import mountinfo
 
 __all__ = ["MountOptions", "serve"]
 

@@ -13,17 +13,22 @@ from pathlib import Path
 
 def with_imagefs(archive: Path) -> tuple[int, float]:
     """Index all layers into an empty directory; return members and seconds."""
-    from imagefs import index, progress, source, store  # noqa: PLC0415
+    from imagefs import progress  # noqa: PLC0415
+    from imagefs.index import cache as index_cache  # noqa: PLC0415
+    from imagefs.source import opening  # noqa: PLC0415
+    from imagefs.store import store  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         cache = store.Store(Path(scratch))
         with progress.reporter(quiet=True) as silence:
-            request = source.SourceRequest(str(archive))
-            image = source.open_image(request, cache, silence)
+            request = opening.SourceRequest(str(archive))
+            image = opening.open_image(request, cache, silence)
         start = time.perf_counter()
-        index.ensure(image.layers, cache.index_dir)
+        index_cache.ensure(image.layers, cache.index_dir)
         took = time.perf_counter() - start
-        members = sum(index.open_index(one, cache.index_dir).count - 1 for one in image.layers)
+        members = sum(
+            index_cache.open_index(one, cache.index_dir).count - 1 for one in image.layers
+        )
     return members, took
 
 

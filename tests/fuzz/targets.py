@@ -16,20 +16,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imagefs import compression, exportstream, index, pax, reference, rows, tarfmt
+from imagefs.archive import compression
+from imagefs.engine import export_stream
 from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
 from imagefs.fuse.session import Session
-from imagefs.image import Blob, Image, Layer
-from imagefs.indexfile import Index
-from imagefs.store import Store
-from imagefs.tarscan import Member, scan
-from imagefs.vfs import ImageFs, image_fs
-from tests import samples
-from tests.headers import END, GNU, content, file, header, long_name, record
-from tests.headers import pax as extended
-from tests.looking import walk
-from tests.opening import opened
-from tests.tars import Dir, File, Hard, Sym, layer
+from imagefs.image import reference
+from imagefs.image.model import Blob, Image, Layer
+from imagefs.index import cache as index_cache
+from imagefs.index import rows
+from imagefs.index.reader import Index
+from imagefs.store.store import Store
+from imagefs.tar import header as tar_header
+from imagefs.tar import pax
+from imagefs.tar.scan import Member, scan
+from imagefs.vfs.image_fs import ImageFs, image_fs
+from tests.support import samples
+from tests.support.headers import END, GNU, content, file, header, long_name, record
+from tests.support.headers import pax as extended
+from tests.support.looking import walk
+from tests.support.opening import opened
+from tests.support.tars import Dir, File, Hard, Sym, layer
 
 _KINDS = frozenset(b"\x001234567xgXLKSDVMN")
 _MEMBERS = 5000
@@ -55,8 +61,8 @@ def folder() -> Path:
 def repaired(data: bytes) -> bytes:
     """Return the bytes with the checksum put right of each block that looks like a header."""
     tar = bytearray(data)
-    for at in range(0, len(tar) - tarfmt.BLOCK + 1, tarfmt.BLOCK):
-        block = tar[at : at + tarfmt.BLOCK]
+    for at in range(0, len(tar) - tar_header.BLOCK + 1, tar_header.BLOCK):
+        block = tar[at : at + tar_header.BLOCK]
         if block[156] in _KINDS and block[:1] != b"\0":
             block[148:156] = b" " * 8
             tar[at + 148 : at + 156] = b"%06o\0 " % sum(block)
@@ -88,7 +94,7 @@ def members_of(tar: bytes) -> Iterator[Member]:
 
 def check_member(member: Member, end: int) -> None:
     for name in (member.name, member.linkname):
-        assert len(name) <= tarfmt.PATH_MAX
+        assert len(name) <= tar_header.PATH_MAX
         assert b"\0" not in name
     assert member.typeflag in b"0123456"
     assert 0 <= member.mode <= 0o7777
@@ -140,7 +146,7 @@ def check_layer(data: bytes) -> None:
     path.write_bytes(tar)
     upper = Layer("sha256:upper", Blob(path, 0, len(tar)))
     try:
-        index.build(upper, folder())
+        index_cache.build(upper, folder())
     except CorruptArchive as error:
         clear(error)
         return
@@ -148,7 +154,7 @@ def check_layer(data: bytes) -> None:
     try:
         walk(fs)
     finally:
-        index.path_of(folder(), index.key_of(upper)).unlink()
+        index_cache.path_of(folder(), index_cache.key_of(upper)).unlink()
 
 
 @functools.cache
@@ -156,7 +162,7 @@ def lower_layer() -> Layer:
     path = folder() / "lower.tar"
     path.write_bytes(layer({"d/f": "lower", "d/g": "", "l/f": "", "p/q": "", "f": Sym("d")}))
     lower = Layer("sha256:lower", Blob(path, 0, path.stat().st_size))
-    index.build(lower, folder())
+    index_cache.build(lower, folder())
     return lower
 
 
@@ -171,7 +177,7 @@ def check_pax(data: bytes) -> None:
             overrides.add(kind, data[:size], 512)
             data = data[size:]
         for name in (overrides.name(b"x"), overrides.linkname(b"x")):
-            assert len(name) <= tarfmt.PATH_MAX
+            assert len(name) <= tar_header.PATH_MAX
             assert b"\0" not in name
         seconds, nanoseconds = overrides.time("mtime", 0)
         assert -(1 << 63) <= seconds < 1 << 63
@@ -209,9 +215,9 @@ def indexed() -> tuple[Layer, bytes, tuple[object, ...]]:
     path = folder() / "indexed.tar"
     path.write_bytes(layer({"d/f": "x", "d/g": Hard("d/f"), "l": Sym("d"), "m": Hard("n")}))
     one = Layer("sha256:indexed", Blob(path, 0, path.stat().st_size))
-    index.build(one, folder())
-    right = index.path_of(folder(), index.key_of(one)).read_bytes()
-    return one, right, said(index.open_index(one, folder()))
+    index_cache.build(one, folder())
+    right = index_cache.path_of(folder(), index_cache.key_of(one)).read_bytes()
+    return one, right, said(index_cache.open_index(one, folder()))
 
 
 def said(opened_index: Index) -> tuple[object, ...]:
@@ -239,10 +245,10 @@ def check_index(data: bytes) -> None:
     def fail() -> None:
         raise HostError("no")
 
-    assert said(Index(path, index.key_of(one), renew)) == says
+    assert said(Index(path, index_cache.key_of(one), renew)) == says
     path.write_bytes(data)
     try:
-        assert said(Index(path, index.key_of(one), fail)) == says
+        assert said(Index(path, index_cache.key_of(one), fail)) == says
     except (HostError, OSError):
         assert data != right
 
@@ -271,7 +277,7 @@ def look_at(data: bytes) -> None:
     try:
         image = opened(path, store())
         for one in image.layers:
-            index.build(one, store().index_dir)
+            index_cache.build(one, store().index_dir)
         walk(image_fs(image, store().index_dir))
     except ImagefsError as error:
         clear(error)
@@ -423,7 +429,7 @@ def check_export(data: bytes) -> None:
     stream = repaired(data[1:])
     parts = (stream[at : at + step] for at in range(0, len(stream), step))
     try:
-        for member, stored in islice(exportstream.members(parts), _MEMBERS):
+        for member, stored in islice(export_stream.members(parts), _MEMBERS):
             assert sum(map(len, stored)) <= len(stream)
             assert member.size >= 0
     except EngineError as error:

@@ -1,0 +1,144 @@
+"""Archives that cannot be read in place, because they are compressed or arrive by a pipe.
+
+Owns the one pass in which such an archive comes into the store, and the notes that let the next
+mount of the same file find it there. An archive of images is taken apart, so that images share
+their layers; anything else comes in whole. Any thread may call it.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from imagefs.archive import compression, detect
+from imagefs.archive.compression import TooLargeError
+from imagefs.archive.members import KEEP_GOING, TarFiles
+from imagefs.archive.model import Means, Packed, Piece
+from imagefs.archive.record import Parts, take_apart
+from imagefs.archive.uncompress import room, too_large
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.store.store import Store
+
+_CHUNK = 64 << 10
+_HEAD = 32 << 10
+"""Bytes in which the first name of a tar is looked for."""
+
+
+def compressed(fd: int, path: Path, means: Means) -> Packed:
+    """Return what a compressed file holds; the second time, the file itself is not read."""
+    store, progress = means.store, means.progress
+    status = os.fstat(fd)
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = f"{os.path.realpath(path)} {identity}"
+    with store.lock(key, lambda: progress.note(f"waiting for another process that has {path}")):
+        spooled = _recall(key, str(path), store)
+        if spooled is None:
+            progress.phase("decompressing", status.st_size)
+            spooled = _take(fd, str(path), means)
+            if not spooled.damage:
+                store.remember(_key(key, apart=spooled.apart), spooled.digest)
+        return spooled.packed(store)
+
+
+def stream(fd: int, place: str, means: Means) -> Packed:
+    """Return what arrives by a pipe, once all of it has arrived."""
+    means.progress.phase(f"reading {place}")
+    return _take(fd, place, means).packed(means.store)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    """An archive in the store: the digest of what came in whole, or of the record of its parts."""
+
+    place: str
+    digest: str
+    apart: bool
+    damage: str = ""
+
+    def packed(self, store: Store) -> Packed:
+        """Return what the archive holds."""
+        blob = store.layer(self.digest)
+        if blob is None:
+            raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
+        if self.apart:
+            return detect.read_parts(Parts(self.place, blob, store))
+        keep_going = bool(self.damage)
+        files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
+        return detect.read_tar(files, Piece(blob, self.damage, self.digest))
+
+
+def _recall(key: str, place: str, store: Store) -> _Spooled | None:
+    """Return an archive that is in the store, with all its parts."""
+    for apart in (True, False):
+        digest = store.recall(_key(key, apart=apart))
+        blob = store.layer(digest) if digest is not None else None
+        if digest is None or blob is None:
+            continue
+        if not apart or Parts(place, blob, store).whole():
+            return _Spooled(place, digest, apart)
+    return None
+
+
+def _key(key: str, *, apart: bool) -> str:
+    return f"{'parts' if apart else 'whole'} {key}"
+
+
+def _take(fd: int, place: str, means: Means) -> _Spooled:
+    """Bring a stream into the store."""
+    try:
+        chunks = _plain(fd, means)
+        head = b""
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= _HEAD:
+                break
+        if detect.begins_archive(head):
+            digest, damage = take_apart(chain([head], chunks), means)
+            return _Spooled(place, digest, True, damage)
+        digest, damage = _take_whole(chain([head], chunks), means)
+        return _Spooled(place, digest, False, damage)
+    except TooLargeError as error:
+        raise too_large(place, error, means.care) from error
+    except CorruptArchive as error:
+        raise CorruptArchive(f"{place}: {error}") from error
+
+
+def _take_whole(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
+    """Bring a tar into the store as it is; return its digest, and what is wrong with it."""
+    damage = ""
+    with means.store.layer_writer(None) as file:
+        try:
+            for chunk in chunks:
+                file.write(chunk)
+                if file.size > means.care.max_layer_bytes:
+                    raise TooLargeError(means.care.max_layer_bytes)
+        except TooLargeError:
+            raise
+        except CorruptArchive as error:
+            if not means.care.keep_going:
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
+            damage = str(error)
+    return file.digest, damage
+
+
+def _plain(fd: int, means: Means) -> Iterator[bytes]:
+    """Yield a stream's bytes, decompressed if need be."""
+    head = b""
+    while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
+        head += more
+    if not head:
+        raise CorruptArchive("is empty")
+    waiting = [head]
+
+    def read(size: int) -> bytes:
+        data = waiting.pop() if waiting else os.read(fd, size)
+        means.progress.advance(len(data))
+        return data
+
+    kind = compression.recognise(head)
+    if kind is not None:
+        yield from compression.plain(read, kind, room(means.store))
+    else:
+        while data := read(_CHUNK):
+            yield data

@@ -1,0 +1,88 @@
+"""What `imagefs cache` prints and asks of the store."""
+
+import re
+import time
+from dataclasses import asdict
+
+from imagefs.cli import output
+from imagefs.errors import CorruptArchive, UsageError
+from imagefs.index import cache as index_cache
+from imagefs.progress import reporter, size_text
+from imagefs.store import upkeep
+from imagefs.store.prune import prune as prune_store
+from imagefs.store.store import Store
+
+_SIZES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def list_contents(*, as_json: bool) -> None:
+    """Print the images of the cache, and what it takes on the disk."""
+    found = upkeep.contents(Store())
+    if as_json:
+        output.show_json(asdict(found) | {"total_bytes": found.total_bytes})
+        return
+    output.show_table(
+        ("IMAGE", "SIZE", "LAYERS", "LAST USED", "STATE", "NAMES"),
+        [
+            (
+                image.id.partition(":")[2][:12],
+                size_text(image.size),
+                len(image.diff_ids),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(image.last_used)),
+                "in use" if image.in_use else "whole" if image.whole else "incomplete",
+                ", ".join(image.names) or "-",
+            )
+            for image in found.images
+        ],
+    )
+    print_line(
+        f"{len(found.layers)} layers, {size_text(found.total_bytes)} in all, indexes included"
+    )
+
+
+def print_line(words: str) -> None:
+    """Print a line."""
+    import click  # noqa: PLC0415
+
+    click.echo(words)
+
+
+def verify(*, quiet: bool) -> None:
+    """Check the cache; raise CorruptArchive if something was damaged."""
+    store = Store()
+    with reporter(quiet=quiet) as progress:
+        damaged = upkeep.verify(store, progress)
+    if damaged:
+        listed = "; ".join(f"{one.name} (its bytes are {one.found})" for one in damaged)
+        raise CorruptArchive(f"damaged and removed from the cache: {listed}")
+    if not quiet:
+        print_line("every digest is right")
+
+
+def prune(keep_bytes: str | None, unused_for: str | None) -> None:
+    """Remove what is not used, and say what went."""
+    store = Store()
+    pruned = prune_store(
+        store,
+        keep_bytes=None if keep_bytes is None else size(keep_bytes),
+        unused_for=None if unused_for is None else _seconds(unused_for),
+        index_path=lambda layer: index_cache.path_of(store.index_dir, index_cache.key_of(layer)),
+    )
+    gone = f"{len(pruned.images)} images and {len(pruned.layers)} layers"
+    print_line(f"removed {gone}: {size_text(pruned.bytes)}")
+
+
+def size(text: str) -> int:
+    """Return the bytes that a size means as people write it: 500M, 20G."""
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)i?b?", text.strip().lower())
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write a number with K, M, G or T")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip().lower())
+    if match is None:
+        raise UsageError(f"{text!r} is no time; write a number with s, m, h, d or w")
+    return float(int(match[1]) * _TIMES[match[2]])

@@ -1,0 +1,321 @@
+"""The Docker Engine API, as far as images need it; Podman's service speaks it too.
+
+Owns the questions (which image is meant, which images there are) and the export stream, and turns
+whatever an engine may answer into values or an EngineError of one line. Knows nothing of tar and
+of the store. An Engine may be used from any thread: each question has a connection of its own.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from imagefs.engine.addresses import Endpoint
+from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageError
+from imagefs.image.json_shape import (
+    error_message,
+    innermost,
+    list_of,
+    one_line,
+    string,
+    strings,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+_Answer = TypeVar("_Answer")
+
+MAX_API_VERSION = (1, 49)
+"""The newest version of the API that this module was written for."""
+EXPORT_PLATFORM_SINCE = (1, 48)
+INSPECT_PLATFORM_SINCE = (1, 49)
+CHUNK = 1 << 20
+_MAX_ANSWER = 32 << 20
+ANSWER_TIMEOUT = 30.0
+"""Seconds for each answer but exports, for which an engine may take a minute to begin."""
+_CONNECT_TIMEOUT = 10.0
+_END_OF_TIME = 1 << 33
+
+
+@dataclass(frozen=True, slots=True)
+class EngineImage:
+    """What an engine says of an image: enough to know whether it is in the store."""
+
+    id: str
+    names: tuple[str, ...]
+    diff_ids: tuple[str, ...]
+    platform: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image in an engine's list; `names` is empty where it has no tag.
+
+    `created` is in nanoseconds since the epoch, and 0 where the engine does not say.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    created: int = 0
+
+
+class Engine:
+    """The engine at an address; `timeout` bounds each answer but for exports."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float = ANSWER_TIMEOUT) -> None:
+        self.endpoint = endpoint
+        self._timeout = timeout
+        self._version: tuple[int, int] | None = None
+
+    @property
+    def host(self) -> str:
+        """The engine's address, as the user would write it."""
+        return self.endpoint.host
+
+    def version(self) -> tuple[int, int]:
+        """Return the version of the API that both sides know."""
+        if self._version is None:
+            headers, _ = self._ask("/_ping")
+            offered = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", headers.get("Api-Version", ""))
+            if offered is None:
+                raise EngineError(f"what answers at {self.host} is not a container engine")
+            self._version = min(MAX_API_VERSION, (int(offered[1]), int(offered[2])))
+        return self._version
+
+    def inspect(self, name: str, platform: str | None = None) -> EngineImage:
+        """Return what a name or id means now. Raises ImageNotFound if it means nothing."""
+        path = f"/images/{quote(name, safe='/:@')}/json"
+        if platform is not None and self.version() >= INSPECT_PLATFORM_SINCE:
+            path += _platform_query(platform)
+        found = self._json(path, name)
+        try:
+            rootfs = found.get("RootFS") or {}
+            parts = (string(found.get(key) or "") for key in ("Os", "Architecture", "Variant"))
+            image = EngineImage(
+                id=string(found["Id"]),
+                names=strings(found.get("RepoTags")),
+                diff_ids=strings(rootfs.get("Layers")),
+                platform="/".join(filter(None, parts)),
+                size=int(found.get("Size") or 0),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._nonsense(f"image {name}") from error
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", image.id):
+            raise self._nonsense(f"image {name}")
+        return image if platform is None else self._of_platform(image, platform)
+
+    def _of_platform(self, image: EngineImage, platform: str) -> EngineImage:
+        if same_platform(platform, image.platform):
+            return image
+        if self.version() < EXPORT_PLATFORM_SINCE:
+            raise EngineError(
+                f"the image at {self.host} is for {image.platform}, not for {platform}, and an"
+                f" engine of API {_dotted(self.version())} has one platform of each image"
+            )
+        # What was described is another platform's; the export will tell what this one has.
+        return replace(image, diff_ids=(), size=0)
+
+    def images(self) -> tuple[ListedImage, ...]:
+        """Return the engine's images, without what only builds use."""
+        found = self._json("/images/json", "the list of images")
+        try:
+            return tuple(
+                ListedImage(
+                    string(item["Id"]),
+                    tuple(name for name in strings(item.get("RepoTags")) if "<none>" not in name),
+                    _nanoseconds(item.get("Created")),
+                )
+                for item in list_of(found)
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._nonsense("the list of images") from error
+
+    @contextmanager
+    def export(self, image_id: str, platform: str | None = None) -> Iterator[Iterator[bytes]]:
+        """Open the export of an image: a `docker save` archive in chunks of up to CHUNK bytes.
+
+        An engine may be silent for a minute before the first byte, while it makes the archive;
+        so nothing bounds that wait, as long as it answers other questions meanwhile. An iteration
+        that ends says only that the engine had no more to send: whether the archive is whole is
+        for its reader to find out.
+        """
+        path = f"/images/{quote(image_id, safe=':')}/get"
+        if platform is not None and self.version() >= EXPORT_PLATFORM_SINCE:
+            path += _platform_query(platform)
+        with self._stream(path, f"image {image_id}") as chunks:
+            yield chunks
+
+    def _json(self, path: str, what: str) -> Any:
+        _, body = self._ask(self._versioned(path), what)
+        return self._parse(body, what)
+
+    def _parse(self, body: bytes, what: str) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise self._nonsense(what) from error
+
+    def _nonsense(self, what: str) -> EngineError:
+        return EngineError(f"{self.host} answered nonsense when asked for {what}")
+
+    def _versioned(self, path: str) -> str:
+        return f"/v{_dotted(self.version())}{path}"
+
+    def _ask(self, path: str, what: str = "its version") -> tuple[dict[str, str], bytes]:
+        """Return headers and body of a small answer, or raise within the time allowed.
+
+        The question is put by a thread of its own, since a socket's timeout starts anew with
+        each byte that an engine lets drip.
+        """
+        answers = _begun(lambda: self._get(path, what))
+        try:
+            return answers.get(timeout=self._timeout + 1)()
+        except Empty:
+            raise self._silent(what) from None
+
+    def _get(self, path: str, what: str) -> tuple[dict[str, str], bytes]:
+        with self._request(path, what, self._timeout) as response:
+            body = bytearray()
+            for chunk in self._chunks(response, what, 65536):
+                body += chunk
+                if len(body) > _MAX_ANSWER:
+                    raise self._nonsense(what)
+            return dict(response.headers), bytes(body)
+
+    @contextmanager
+    def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
+        with self._request(self._versioned(path), what, None) as response:
+            yield self._chunks(response, what, CHUNK)
+
+    @contextmanager
+    def _request(
+        self, path: str, what: str, timeout: float | None
+    ) -> Iterator["requests.Response"]:
+        """Send a request and check the answer's status.
+
+        Without `timeout`, wait for as long as the engine answers others.
+        """
+        import requests  # noqa: PLC0415
+        import urllib3  # noqa: PLC0415
+
+        with self.endpoint.session() as session:
+            try:
+                ask = partial(
+                    session.get,
+                    self.endpoint.base_url() + path,
+                    headers={"Accept-Encoding": "identity"},
+                    timeout=(_CONNECT_TIMEOUT, timeout),
+                    stream=True,
+                    allow_redirects=False,
+                )
+                response = ask() if timeout is not None else self._awaited(_begun(ask))
+            except requests.exceptions.ReadTimeout as error:
+                raise self._silent(what) from error
+            except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+                absence = f"no engine answers at {self.host}: {innermost(error)}"
+                raise EngineUnreachable(self.endpoint.absence or absence) from error
+            with response:
+                if response.status_code != 200:
+                    raise self._refusal(response, what)
+                yield response
+
+    def _awaited(self, answers: "SimpleQueue[Callable[[], requests.Response]]") -> Any:
+        """Return an answer that may take its time, unless the engine turns out to be stuck."""
+        while True:
+            try:
+                return answers.get(timeout=self._timeout)()
+            except Empty:
+                self._ask("/_ping")
+
+    def _silent(self, what: str) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"the engine at {self.host} did not answer within {self._timeout:g} s"
+            f" when asked for {what}"
+        )
+
+    def _refusal(self, response: "requests.Response", what: str) -> EngineError:
+        status = response.status_code
+        body = b""
+        for chunk in self._chunks(response, what, 4096):
+            body += chunk
+            if len(body) >= 65536:
+                break
+        said = error_message(body)
+        # Go's TLS server says in plain text, without a type, that it wants TLS.
+        if said is None and response.headers.get("Content-Type", "text/plain")[:10] == "text/plain":
+            said = one_line(body.decode("utf-8", "replace")) or None
+        if 300 <= status < 400:
+            said = "a redirection; engines never redirect"
+        elif said is None:
+            reason = one_line(str(response.reason or "no reason given"))
+            return EngineError(f"{self.host} answered {status} ({reason}) when asked for {what}")
+        if status == 404:
+            return ImageNotFound(f"{self.host}: {said}")
+        return EngineError(f"{self.host} answered {status} when asked for {what}: {said}")
+
+    def _chunks(self, response: "requests.Response", what: str, size: int) -> Iterator[bytes]:
+        import urllib3  # noqa: PLC0415
+
+        try:
+            yield from response.raw.stream(size, decode_content=False)
+        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise EngineError(
+                f"{self.host} stopped in the middle of {what}: {innermost(error)}"
+            ) from error
+
+
+def _nanoseconds(seconds: Any) -> int:
+    """Return a time of an engine's list; 0 for what is none, or before 1970."""
+    return seconds * 10**9 if isinstance(seconds, int) and 0 < seconds < _END_OF_TIME else 0
+
+
+def same_platform(wanted: str, has: str) -> bool:
+    """Tell whether two platforms are one; a variant counts where both name theirs."""
+    return all(a == b for a, b in zip(wanted.split("/"), has.split("/"), strict=False))
+
+
+def _platform_query(platform: str) -> str:
+    return "?platform=" + quote(json.dumps(parse_platform(platform)))
+
+
+def parse_platform(text: str) -> dict[str, str]:
+    """Return `os/architecture[/variant]` as the API wants it."""
+    parts = text.split("/")
+    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+        raise UsageError(
+            f"{text!r} is no platform; write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT"
+        )
+    return dict(zip(("os", "architecture", "variant"), parts, strict=False))
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _begun(call: Callable[[], _Answer]) -> SimpleQueue[Callable[[], _Answer]]:
+    """Call something in a thread of its own; a function that returns or raises will come of it."""
+    outcome: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer = call()
+        except BaseException as error:
+            failure = error
+            outcome.put(lambda: _raise(failure))
+        else:
+            outcome.put(lambda: answer)
+
+    Thread(target=run, name="imagefs-ask", daemon=True).start()
+    return outcome
+
+
+def _raise(error: BaseException) -> Any:
+    raise error

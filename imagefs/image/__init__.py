@@ -1,0 +1,1 @@
+"""What an image is: its nouns, without any I/O."""

@@ -1,0 +1,70 @@
+"""From a layer's bytes to its index's: scan, fold, lay out. The one place where the three meet."""
+
+import gc
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.image.model import Blob
+from imagefs.index.fold import Fold
+from imagefs.index.writer import Table
+from imagefs.tar.scan import Member, scan
+
+_NO_END = 1 << 62
+
+
+def write_index(
+    blob: Blob, key: bytes, out: BinaryIO, *, marked: bool = False, keep_going: bool = False
+) -> None:
+    """Write the index of the layer whose plain tar `blob` holds to a new file.
+
+    A tar that is `marked` has an end-of-archive marker, or it was cut. For others the archive
+    around them tells where they end, and some writers leave the marker out.
+    With `keep_going`, what was read before the damage is kept, also a file whose content is cut,
+    and the damage noted; else CorruptArchive is raised.
+    """
+    # Nothing made here forms a cycle, and walking a million live tuples takes longer than
+    # parsing them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        fold = Fold(blob.offset)
+        damage = ""
+        try:
+            _scan(blob, fold, marked=marked, keep_going=keep_going)
+        except CorruptArchive as error:
+            if not keep_going:
+                raise
+            damage = str(error)
+        Table(fold.finish(), key).write(out, damage)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _scan(blob: Blob, fold: Fold, *, marked: bool, keep_going: bool) -> None:
+    end = blob.offset + blob.length
+    try:
+        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if keep_going:
+                members = scan(
+                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), at), blob.offset, _NO_END
+                )
+                fold.add(_until_cut(members, end))
+            else:
+                fold.add(scan(lambda n, at: os.pread(fd, n, at), blob.offset, end, marked=marked))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"cannot read {blob.path}: {error.strerror}") from error
+
+
+def _until_cut(members: Iterator[Member], end: int) -> Iterator[Member]:
+    """Pass the members on, also the one that goes beyond the end; behind it, say so."""
+    for member in members:
+        yield member
+        if member.offset + member.stored > end:
+            name = member.name.decode("utf-8", "backslashreplace")
+            raise CorruptArchive(f"truncated tar: it ends inside {name!r}, the last member read")

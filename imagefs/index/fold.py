@@ -1,0 +1,360 @@
+"""The members of one layer, in order, to the directory tree that they leave behind.
+
+Owns what a path inside a layer means: lexical cleaning, directories that are only implied,
+symbolic links as parents, names that come twice, hard links to anything in any order. Whiteouts
+are kept as the plain entries that they are; what they do to other layers is `merge.py`'s. Nothing
+here touches the host's file system. One `Fold` belongs to one scan.
+
+What it costs is bounded: a plain file takes some 70 bytes beside its name, any other member up to
+some 250 beside its name, its target and its attributes, and what a few bytes of a tar could blow
+up (implied directories, attributes, links through links) has a limit of its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import islice
+
+from imagefs.errors import CorruptArchive
+from imagefs.index import records as layer_records
+from imagefs.index.records import (
+    RECORD,
+    RECORD_BYTES,
+    SPECIAL_NAMES,
+    Packed,
+    clean,
+    is_directory,
+)
+from imagefs.index.sorted_tree import Folded
+from imagefs.tar import header as tar_header
+from imagefs.tar.scan import Member
+
+NAME_MAX = 255
+"""Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
+MAX_MEMBERS = 1 << 24
+"""Most members of one layer."""
+MAX_IMPLIED = 1 << 19
+"""Most directories of one layer that no member describes; one path can name two thousand."""
+MAX_FOLLOWED = 20_000_000
+"""Most path components that symbolic links may add to the paths of one layer."""
+
+_MAX_LINKS = 40
+"""As many symbolic links as the kernel follows in one path (path_resolution(7))."""
+_MAX_KNOWN = 1 << 17
+_MAX_KNOWN_LENGTH = 512
+
+_ROOT = layer_records.key_of(0)
+
+
+class Fold:
+    """A layer's tree, grown member by member; `start` is the layer's first byte in its file.
+
+    Leaves wait in the order that they came in. They are settled by name only when it matters what
+    stands there, which saves memory and time; what is settled is always later than what waits
+    under the same name. Directories, and symbolic links up to a number, are settled at once.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._members = Packed(start)
+        self._root = self._members.directory(None)
+        self._waiting: list[bytes] = []
+        self._last = b""
+        self._settled: dict[bytes, bytes] = {}
+        self._unsettled_links = False
+        self._directories = {b"": _ROOT}
+        self._numbers = 0
+        self._pending: list[bytes] = []
+        self._implied = self._followed = 0
+
+    def add(self, members: Iterable[Member]) -> None:
+        """Take in members. CorruptArchive where they go beyond what one layer may have."""
+        known, settled, numbers = self._directories, self._settled, self._members.numbers
+        append, pack, start = self._waiting.append, RECORD.pack, self._members.start
+        left = iter(members)
+        name = b""
+        for member in islice(left, MAX_MEMBERS):
+            # fmt: off
+            (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
+             sparse) = member
+            # fmt: on
+            head, _, base = name.rpartition(b"/")
+            directory = known.get(head)
+            # A name that ends in a slash, or holds dots or empty parts, goes the long way.
+            if directory is None or base in SPECIAL_NAMES:
+                directory, last = self._place(name)
+                if not last:
+                    self._describe_root(member)
+                    continue
+                if last == base:
+                    self._know(head, directory)
+                base = last
+            if len(base) > NAME_MAX:
+                _refuse_long(base)
+            key = directory + base
+            owner = numbers.get((mode, uid, gid))
+            # The way that nearly all members take; _put is the same in full.
+            if (
+                typeflag == b"0"
+                and owner is not None
+                and not (nanoseconds or xattrs or mtime >> 32 or size >> 32)
+                and sparse is None
+                and key not in settled
+            ):
+                append(key + pack(offset - start, owner, mtime, size))
+            else:
+                self._put(key, member)
+        self._last = name
+        if next(left, None) is not None:
+            raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
+
+    def finish(self) -> Folded:
+        """Return the tree; nothing can be added any more.
+
+        Hard links whose targets came after them are bound, as far as the layer holds them.
+        """
+        self._bind_pending()
+        settled, entries = self._settled, self._waiting
+        self._settled, self._waiting, self._pending = {}, [], []
+        self._forget_paths()
+        while settled:
+            key, record = settled.popitem()
+            entries.append(key + record)
+        del settled
+        entries.sort()
+        entries = layer_records.latest(entries)
+        return Folded(self._members, self._root, entries, self._numbers, self._last)
+
+    def _bind_pending(self) -> None:
+        settled, unbound = self._settled, self._members.unbound
+        after: dict[bytes, list[bytes]] = defaultdict(list)
+        ready = []
+        for key in self._pending:
+            path = unbound(settled[key])
+            if path is None:
+                continue
+            target = self._find(path)
+            there = settled.get(target or b"")
+            if target is None or there is None or is_directory(there):
+                continue
+            if unbound(there) is not None:
+                after[target].append(key)
+            elif self._members.symlink(there) is not None:
+                # Bound now, it might be a parent in the paths of those that are still to find.
+                ready.append((key, target))
+            else:
+                self._bind([(key, target)], after)
+        self._bind(ready, after)
+        # What is left goes to lower layers; who links to such a link goes there with it.
+        ready = []
+        for key in self._pending:
+            path = unbound(settled[key]) if key in after else None
+            if path is not None:
+                target = self._find(path)
+                there = settled.get(target or b"")
+                if there is None or is_directory(there):
+                    ready += [(link, key) for link in after.pop(key)]
+        self._bind(ready, after)
+
+    def _bind(self, ready: list[tuple[bytes, bytes]], after: dict[bytes, list[bytes]]) -> None:
+        """Bind waiting links to their targets, and those that wait for these in turn."""
+        while ready:
+            key, target = ready.pop()
+            if self._members.unbound(self._settled[key]) is not None:
+                self._settled[key] = self._share(target)
+                ready += [(link, target) for link in after.pop(key, ())]
+
+    def _share(self, key: bytes) -> bytes:
+        record = self._settled[key] = self._members.share(self._settled[key])
+        return record
+
+    def _describe_root(self, member: Member) -> None:
+        if member.typeflag == tar_header.DIRTYPE:
+            self._root = self._members.directory(member)
+
+    def _put(self, key: bytes, member: Member) -> None:
+        """Place any member; what stood there gives way, the last one wins."""
+        if member.typeflag == tar_header.DIRTYPE:
+            self._put_directory(key, member)
+            return
+        if member.typeflag == tar_header.LNKTYPE:
+            record = self._link(key, member)
+        else:
+            record = self._members.leaf(member)
+            if key not in self._settled and not self._may_lead_on(member):
+                self._waiting.append(key + record)
+                return
+        there = self._settled.get(key)
+        if is_directory(there) or self._members.symlink(there) is not None:
+            self._forget_paths()
+        self._settled[key] = record
+
+    def _may_lead_on(self, member: Member) -> bool:
+        """Tell whether to settle a leaf at once, since it is likely to be asked for as a parent.
+
+        It is a symbolic link then. If there are very many of these, they wait as others do.
+        """
+        if member.typeflag != tar_header.SYMTYPE:
+            return False
+        few = len(self._settled) < _MAX_KNOWN
+        self._unsettled_links |= not few
+        return few
+
+    def _put_directory(self, key: bytes, member: Member) -> None:
+        there = self._settled.get(key)
+        number = 0
+        if there is not None and is_directory(there):
+            number = layer_records.number_of(there)
+        elif there is not None:
+            self._forget_paths()
+        self._settled[key] = self._members.directory(member, number)
+
+    def _link(self, key: bytes, member: Member) -> bytes:
+        target = self._find(member.linkname)
+        there = self._settled.get(target or b"")
+        if (
+            target is None
+            or there is None
+            or is_directory(there)
+            or self._members.unbound(there) is not None
+        ):
+            self._pending.append(key)
+            return self._members.leaf(member)
+        return self._share(target)
+
+    def _place(self, path: bytes) -> tuple[bytes, bytes]:
+        """Return the directory that a path leads to, made if need be, and the last component.
+
+        The component is empty for the root itself.
+        """
+        *parents, base = clean(path) or [b""]
+        head = b"/".join(parents)
+        directory = self._directories.get(head)
+        if directory is None:
+            directory = self._make(parents)
+            self._know(head, directory)
+        return directory, base
+
+    def _know(self, path: bytes, directory: bytes) -> None:
+        if len(path) <= _MAX_KNOWN_LENGTH:
+            if len(self._directories) >= _MAX_KNOWN:
+                self._forget_paths()
+            self._directories[path] = directory
+
+    def _make(self, parents: list[bytes]) -> bytes:
+        trail = [_ROOT]
+        for name in parents:
+            key = trail[-1] + name
+            child = self._child(key)
+            if child is None or not is_directory(child):
+                target = self._members.symlink(child)
+                followed = None if target is None else self._follow(trail, target)
+                if followed is not None:
+                    trail = followed
+                    continue
+                if child is not None:
+                    self._forget_paths()
+                child = self._imply(name)
+            trail.append(self._enter(key, child))
+        return trail[-1]
+
+    def _child(self, key: bytes) -> bytes | None:
+        """Return what stands at a key and may lead on, a directory or a symbolic link."""
+        if self._unsettled_links and key not in self._settled:
+            self._settle()
+        return self._settled.get(key)
+
+    def _settle(self) -> None:
+        settle, waiting = self._settled.setdefault, self._waiting
+        while waiting:
+            entry = waiting.pop()
+            settle(entry[:-RECORD_BYTES], entry[-RECORD_BYTES:])
+        self._unsettled_links = False
+
+    def _imply(self, name: bytes) -> bytes:
+        if len(name) > NAME_MAX:
+            _refuse_long(name)
+        self._implied += 1
+        if self._implied > MAX_IMPLIED:
+            raise CorruptArchive(f"a layer that implies more than {MAX_IMPLIED} directories")
+        return self._members.directory(None)
+
+    def _enter(self, key: bytes, record: bytes) -> bytes:
+        """Return what all keys in a directory begin with, whose own key and record these are."""
+        inside = layer_records.inside(record)
+        if inside == layer_records.NO_NUMBER:
+            self._numbers += 1
+            inside = layer_records.key_of(self._numbers)
+            self._settled[key] = layer_records.numbered(record, inside)
+        return inside
+
+    def _follow(self, trail: list[bytes], target: bytes) -> list[bytes] | None:
+        """Return the way from the layer's root to the directory that a symbolic link means.
+
+        None where the layer has no such directory, or links go in a circle. Like chroot(2), the
+        layer's root is the root of absolute targets and the parent of itself.
+        """
+        trail = list(trail)
+        links = 0
+        waiting = self._steps(trail, target)
+        while waiting:
+            name = waiting.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            key = trail[-1] + name
+            child = self._child(key)
+            link = self._members.symlink(child)
+            if child is not None and is_directory(child):
+                trail.append(self._enter(key, child))
+            elif link:
+                links += 1
+                if links > _MAX_LINKS:
+                    return None
+                waiting += self._steps(trail, link)
+            else:
+                return None
+        return trail if target else None
+
+    def _steps(self, trail: list[bytes], target: bytes) -> list[bytes]:
+        """Return a link target's components, the last one first; an absolute one starts over."""
+        if target.startswith(b"/"):
+            del trail[1:]
+        parts = target.split(b"/")[::-1]
+        self._followed += len(parts)
+        if self._followed > MAX_FOLLOWED:
+            raise CorruptArchive("symbolic links lead through too many others in one layer")
+        return parts
+
+    def _find(self, path: bytes) -> bytes | None:
+        """Return the key that a path leads to; symbolic links count as parents only.
+
+        None for the root, and where there is no directory that the key could be in.
+        """
+        *parents, base = clean(path) or [b""]
+        if not base:
+            return None
+        self._settle()
+        head = b"/".join(parents)
+        directory = self._directories.get(head)
+        if directory is None:
+            followed = self._follow([_ROOT], head)
+            if followed is None:
+                return None
+            directory = followed[-1]
+            self._know(head, directory)
+        return directory + base
+
+    def _forget_paths(self) -> None:
+        self._directories.clear()
+        self._directories[b""] = _ROOT
+
+
+def _refuse_long(name: bytes) -> None:
+    """Raise CorruptArchive, unless a whiteout's prefix alone makes the name too long."""
+    if len(name.removeprefix(tar_header.WHITEOUT_PREFIX)) > NAME_MAX:
+        shown = name[:40].decode("utf-8", "backslashreplace")
+        raise CorruptArchive(
+            f"member name {shown!r}... of {len(name)} bytes;"
+            f" Linux allows {NAME_MAX} between slashes"
+        )

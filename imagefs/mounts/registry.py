@@ -1,0 +1,203 @@
+"""The mounts that live: where they may be put, which there are, and how to take them away.
+
+Owns the records that daemons leave of themselves, a small file each, and joins them with what
+the kernel says is mounted, which alone is believed. Nothing here touches a mount point before
+the kernel's table has said that no dead mount is on it. Any thread may call it.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import select
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imagefs.errors import MountError
+from imagefs.fuse import mount as fuse_mount
+from imagefs.host import mountinfo
+
+_OURS = {fuse_mount.FSTYPE}
+_PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a daemon says of itself; `started` is its start in clock ticks since boot (proc(5)).
+
+    `device` tells its mount from a later one in the same place.
+    """
+
+    source: str
+    mountpoint: str
+    device: str
+    pid: int
+    started: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMount:
+    """A mount of imagefs; `pid` and `since` are None where its daemon left no record.
+
+    `owner` is the uid of who mounted it; `alive` is False where the daemon is known to be dead.
+    """
+
+    source: str
+    mountpoint: str
+    owner: int | None
+    pid: int | None
+    since: str | None
+    alive: bool
+
+
+def check_mountpoint(path: Path) -> None:
+    """Raise MountError unless `path` is an empty directory with nothing mounted on it."""
+    if mountinfo.at(path) is not None:
+        raise MountError(f"{path}: something is mounted here already; unmount it first")
+    try:
+        with os.scandir(path) as entries:
+            empty = next(entries, None) is None
+    except FileNotFoundError:
+        raise MountError(f"{path}: there is no such directory; make it first") from None
+    except NotADirectoryError:
+        raise MountError(f"{path}: is not a directory") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(f"{path}: lies in a dead mount; unmount that first") from error
+        raise MountError(f"{path}: {error.strerror}") from error
+    if not empty:
+        raise MountError(f"{path}: is not empty; choose an empty directory")
+
+
+class Registry:
+    """The records of this user's daemons, in a directory of theirs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def add(self, source: str, mountpoint: Path) -> Path:
+        """Record that this process serves a mount; return the record, to be removed at the end."""
+        pid = os.getpid()
+        mount = mountinfo.at(mountpoint)
+        record = Record(
+            source,
+            mountinfo.absolute(mountpoint),
+            mount.device if mount else "",
+            pid,
+            _started(pid) or 0,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / f"{pid}-{os.urandom(4).hex()}.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(record)))
+        temporary.rename(path)
+        return path
+
+    def mounts(self) -> list[LiveMount]:
+        """Return the mounts of imagefs that the kernel has, in the order they were made."""
+        ours = [mount for mount in mountinfo.mounts() if mount.fstype in _OURS]
+        records = self._records({(mount.mountpoint, mount.device) for mount in ours})
+        return [_joined(one, records.get((one.mountpoint, one.device))) for one in ours]
+
+    def unmount(self, path: Path, *, lazy: bool = False) -> None:
+        """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
+
+        A dead mount is taken away as if `lazy`: who still works in it has nothing to lose. That
+        the daemon ends is waited for up to _PATIENCE, where it is known which one it is.
+        """
+        here = self._at(path)
+        if lazy or here is None or here.pid is None or not here.alive:
+            unmount(path, lazy=lazy or (here is not None and not here.alive))
+            return
+        try:
+            daemon = os.pidfd_open(here.pid)
+        except OSError:
+            unmount(path)
+            return
+        try:
+            # If this is still so, the descriptor is of the daemon and of no other process.
+            same = self._at(path) == here
+            unmount(path)
+            if same:
+                select.select([daemon], [], [], _PATIENCE)
+        finally:
+            os.close(daemon)
+
+    def _at(self, path: Path) -> LiveMount | None:
+        mount = mountinfo.at(path)
+        here = [one for one in self.mounts() if mount and one.mountpoint == mount.mountpoint]
+        return here[-1] if here else None
+
+    def _records(self, mounted: set[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+        """Return the records of what is mounted; those of the dead that left no mount go."""
+        records: dict[tuple[str, str], Record] = {}
+        for path in sorted(self._directory.glob("*.json"), key=_age):
+            record = _read(path)
+            if record is None:
+                continue
+            key = record.mountpoint, record.device
+            if key not in mounted and not _is_alive(record):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            # Where two speak of one mount, the living one is right.
+            elif key not in records or _is_alive(record):
+                records[key] = record
+        return records
+
+
+def unmount(path: Path, *, lazy: bool = False) -> None:
+    """Take a mount of imagefs away, a dead one too; MountError if it is busy or none."""
+    mount = mountinfo.at(path)
+    if mount is None:
+        raise MountError(f"{path}: nothing is mounted here")
+    if mount.fstype not in _OURS:
+        raise MountError(f"{path}: is a mount of {mount.fstype}, not of imagefs")
+    if not is_own(mount.owner):
+        raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
+    try:
+        fuse_mount.unmount(Path(mount.mountpoint), lazy)
+    except fuse_mount.MountBusyError as error:
+        raise MountError(f"{error}; end that, or use --lazy") from error
+
+
+def is_own(owner: int | None) -> bool:
+    """Tell whether this user may unmount what `owner` mounted."""
+    return os.geteuid() in (0, owner)
+
+
+def _joined(mount: mountinfo.Mount, record: Record | None) -> LiveMount:
+    place, owner = mount.mountpoint, mount.owner
+    if record is None:
+        return LiveMount(mount.source, place, owner, None, None, alive=True)
+    return LiveMount(record.source, place, owner, record.pid, record.since, _is_alive(record))
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0
+
+
+def _is_alive(record: Record) -> bool:
+    return _started(record.pid) == record.started
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it has ended."""
+    try:
+        # The name, in parentheses, may hold blanks; the start is the 20th field behind it.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

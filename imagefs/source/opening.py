@@ -1,0 +1,201 @@
+"""From what the user typed to images: the fork between engines and archives.
+
+Owns what can be asked of a source, whatever its kind. Imports the engine's side or the formats'
+only when the source is of that kind. Any thread may call it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagefs.errors import EngineUnreachable, ImageNotFound, UsageError
+from imagefs.image import reference
+from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.image.reference import (
+    ArchiveReference,
+    EngineReference,
+    Reference,
+    StdinReference,
+)
+from imagefs.progress import Progress
+from imagefs.store.store import Store
+
+if TYPE_CHECKING:
+    from imagefs.archive.model import Care, Means, Packed, PackedImage
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """What the user wants mounted or shown: SOURCE as typed, and the options that choose in it.
+
+    `image` chooses one of an archive's images by tag, id prefix or position, `platform` one of
+    several platforms. With `keep_going` damaged layers are made do with, with `verify` layers
+    that are read in place have their digests checked. One layer that comes into the store may
+    have `max_layer_bytes`.
+    """
+
+    text: str
+    host: str | None = None
+    platform: str | None = None
+    image: str | None = None
+    keep_going: bool = False
+    verify: bool = False
+    max_layer_bytes: int = MAX_LAYER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedLayer:
+    """A layer as its source describes it; `size` is of the bytes at hand, None if missing."""
+
+    diff_id: str
+    digest: str
+    size: int | None
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedImage:
+    """An image as its source describes it; `problem` says why it cannot be mounted."""
+
+    id: str
+    names: tuple[str, ...]
+    platform: str
+    labels: dict[str, str]
+    layers: tuple[InspectedLayer, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a source holds, and which tool's format it is in."""
+
+    format: str
+    images: tuple[InspectedImage, ...]
+
+
+def open_images(request: SourceRequest, store: Store, progress: Progress) -> Sequence[Image]:
+    """Return all images of a source that the request does not rule out, at least one."""
+    wanted = reference.parse(request.text)
+    if isinstance(wanted, EngineReference):
+        return [_from_engine(wanted.name, request, store, progress)]
+    from imagefs.archive import choice, uncompress  # noqa: PLC0415
+
+    with _means(request, store, progress) as means:
+        packed = _packed(wanted, means)
+        chosen = choice.every(packed, _image_asked(wanted, request), request.platform)
+        return [uncompress.image_of(packed, image, means) for image in chosen]
+
+
+def open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
+    """Return the one image that the request means; UsageError, with a list, where it is unclear."""
+    wanted = reference.parse(request.text)
+    if isinstance(wanted, EngineReference):
+        return _from_engine(wanted.name, request, store, progress)
+    from imagefs.archive import choice, uncompress  # noqa: PLC0415
+
+    with _means(request, store, progress) as means:
+        packed = _packed(wanted, means)
+        chosen = choice.one(packed, _image_asked(wanted, request), request.platform)
+        return uncompress.image_of(packed, chosen, means)
+
+
+def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspection:
+    """Return what a source holds, without making anything of it readable.
+
+    An engine's image is fetched, since only its configuration tells all of this.
+    """
+    wanted = reference.parse(request.text)
+    if isinstance(wanted, EngineReference):
+        return _inspected_engine(_from_engine(wanted.name, request, store, progress))
+    from imagefs.archive.model import Means  # noqa: PLC0415
+
+    packed = _packed(wanted, Means(store, progress, _care(request)))
+    return Inspection(packed.format, tuple(map(_inspected, packed.images)))
+
+
+@contextmanager
+def _means(request: SourceRequest, store: Store, progress: Progress) -> Iterator["Means"]:
+    """Make ready to bring an archive's layers in; behind the block, nothing works on them."""
+    from imagefs.archive.model import Means  # noqa: PLC0415
+    from imagefs.index.cache import Indexer  # noqa: PLC0415
+
+    with Indexer(store.index_dir) as indexer:
+        yield Means(store, progress, _care(request), indexer)
+
+
+def _packed(wanted: Reference, means: "Means") -> "Packed":
+    from imagefs.archive import reader  # noqa: PLC0415
+
+    if isinstance(wanted, StdinReference):
+        return reader.read_stdin(means)
+    assert isinstance(wanted, ArchiveReference)
+    return reader.read(wanted.path, means)
+
+
+def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
+    """Return which image is asked for, be it by the reference or by an option."""
+    named = wanted.image if isinstance(wanted, ArchiveReference) else None
+    if named and request.image and named != request.image:
+        raise UsageError(f"SOURCE asks for image {named!r}, and --image for {request.image!r}")
+    return request.image or named
+
+
+def _care(request: SourceRequest) -> "Care":
+    from imagefs.archive.model import Care  # noqa: PLC0415
+
+    return Care(request.keep_going, request.verify, request.max_layer_bytes)
+
+
+def _inspected(image: "PackedImage") -> InspectedImage:
+    from imagefs.archive.model import labels_of  # noqa: PLC0415
+
+    layers = tuple(
+        InspectedLayer(
+            layer.diff_id,
+            layer.digest,
+            layer.piece.blob.length if layer.piece else None,
+            layer.created_by,
+        )
+        for layer in image.layers
+    )
+    return InspectedImage(
+        image.id, image.names, image.platform, labels_of(image.config), layers, image.problem
+    )
+
+
+def _inspected_engine(image: Image) -> Inspection:
+    from imagefs.archive.model import labels_of  # noqa: PLC0415
+    from imagefs.image import config as image_config  # noqa: PLC0415
+
+    layers = tuple(
+        InspectedLayer(
+            layer.diff_id,
+            layer.diff_id,
+            layer.blob.length if layer.blob else None,
+            layer.created_by,
+        )
+        for layer in image.layers
+    )
+    platform = image_config.parse(image.config).platform
+    labels = labels_of(image.config)
+    return Inspection("engine", (InspectedImage(image.id, image.names, platform, labels, layers),))
+
+
+def _from_engine(name: str, request: SourceRequest, store: Store, progress: Progress) -> Image:
+    from imagefs.engine import addresses, fetch  # noqa: PLC0415
+    from imagefs.engine.api import Engine  # noqa: PLC0415
+    from imagefs.index import cache as index_cache  # noqa: PLC0415
+
+    engine = Engine(addresses.find(request.host))
+    source = fetch.Source(
+        engine, store, progress, request.platform, index_cache.build, request.max_layer_bytes
+    )
+    try:
+        return fetch.ensure_image(name, source)
+    except (EngineUnreachable, ImageNotFound) as error:
+        # Most likely a mistyped path, though it might have been an image's name.
+        if name == request.text and Path(name).suffix and ":" not in name:
+            raise type(error)(f"there is no file {name}, and as an image: {error}") from error
+        raise

@@ -1,0 +1,318 @@
+"""The content-addressed cache: whole layers by diff id, images by id, and what they were called.
+
+Owns the cache directory and the promise that nothing in it is half-made or unverified: content
+is written in a workspace, checked, synced and renamed. Knows nothing of engines, of archives or
+of what is inside a layer. Everything that a Store hands out is safe from `upkeep.prune` until
+the Store is closed or its process, and every fork of it, has ended. Any thread may call it.
+
+    CACHEDIR.TAG             marks the directory as ours, and as not worth a backup
+    layers/sha256/<hex>.tar  an uncompressed layer; <hex> is its diff id
+    images/<hex>/            config.json, manifest.json, names.json of the image with that id
+    refs/                    what names and ids have meant: the answer when the engine is down
+    index/                   the layers' indexes, which their own module writes
+    uses/                    what living processes have mounted: one locked file each
+    locks/                   one file for each piece of work that two processes may want to do
+    work/                    what is not whole yet: one locked directory for each piece of work
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.host.files import (
+    fsync_directory,
+    host_errors,
+    is_locked,
+    locked,
+    take_lock,
+    write_synced,
+)
+from imagefs.image import config as image_config
+from imagefs.image.json_shape import strings
+from imagefs.image.model import Blob, Image, Layer
+from imagefs.store.hashed_file import HashedFile
+from imagefs.store.refs import Refs
+
+_DIGITS = re.compile("[0-9a-f]{64}")
+_TAG = "CACHEDIR.TAG"
+_TAG_CONTENT = b"""\
+Signature: 8a477f597d28d172789f06886806bc55
+# This directory is the cache of imagefs; `imagefs cache` looks after it.
+"""
+
+
+def default_root() -> Path:
+    """Return where the cache is: $IMAGEFS_CACHE, or `imagefs` in the user's cache directory.
+
+    The path is absolute, since a daemon works in another directory.
+    """
+    if given := os.environ.get("IMAGEFS_CACHE"):
+        return Path(given).absolute()
+    import platformdirs  # noqa: PLC0415 - not needed where IMAGEFS_CACHE is set
+
+    return platformdirs.user_cache_path("imagefs").absolute()
+
+
+class Store:
+    """The cache in a directory, which is made if it does not exist."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or default_root()).absolute()
+        self.layers_dir = self.root / "layers" / "sha256"
+        self.images_dir = self.root / "images"
+        self.refs = Refs(self.root / "refs")
+        self.index_dir = self.root / "index"
+        self.uses_dir = self.root / "uses"
+        self.locks_dir = self.root / "locks"
+        self.work_dir = self.root / "work"
+        self._use_fd: int | None = None
+        self._used: set[str] = set()
+        self._mutex = Lock()
+        with host_errors(self.root):
+            self._make()
+            self._sweep()
+
+    def close(self) -> None:
+        """Give up the claim on what was handed out, unless a fork still holds it."""
+        with self._mutex:
+            if self._use_fd is not None:
+                os.close(self._use_fd)
+            self._use_fd = None
+            self._used.clear()
+
+    def _make(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self.root.stat()
+        if status.st_uid != os.geteuid():
+            raise HostError(
+                f"{self.root}: the cache belongs to uid {status.st_uid}, not to you;"
+                " set IMAGEFS_CACHE to a directory of your own"
+            )
+        tag = self.root / _TAG
+        if not tag.exists():
+            # Another process may be making the cache: then the tag is what makes it not empty.
+            if any(self.root.iterdir()) and not tag.exists():
+                raise HostError(f"{self.root}: is neither empty nor a cache of imagefs")
+            tag.write_bytes(_TAG_CONTENT)
+        if status.st_mode & 0o077:
+            self.root.chmod(0o700)
+        for directory in (
+            self.layers_dir,
+            self.images_dir,
+            self.refs.directory,
+            self.index_dir,
+            self.uses_dir,
+            self.locks_dir,
+            self.work_dir,
+        ):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove the workspaces and claims whose makers are dead: their locks are free."""
+        found = [*self.work_dir.iterdir(), *self.uses_dir.iterdir()]
+        dead = [path for path in found if _is_free(path)]
+        if not dead:
+            return
+        with self.guard():
+            # Seen under the guard, what is free was not just being made.
+            for path in filter(_is_free, dead):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def guard(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Hold the lock that makes claims (shared) and removals (exclusive) exclude each other."""
+        return locked(self.locks_dir / "store", shared=shared)
+
+    def lock(
+        self, key: str, waiting: Callable[[], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Hold the lock on a piece of work; `waiting` is called once if another process has it."""
+        name = sha256(key.encode()).hexdigest()[:32]
+        return locked(self.locks_dir / name, waiting=waiting)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Make a directory on the cache's disk, which goes with the block or with the process."""
+        with host_errors(self.root), self.guard(shared=True):
+            path = self.work_dir / os.urandom(8).hex()
+            path.mkdir()
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            take_lock(fd)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(fd)
+
+    # What is there
+
+    def layer_path(self, diff_id: str) -> Path:
+        """Return where the layer of a diff id is, or would be."""
+        return self.layers_dir / f"{_hex(diff_id)}.tar"
+
+    def layer(self, diff_id: str) -> Blob | None:
+        """Return a layer's bytes, or None if they are not in the store."""
+        with host_errors(self.root), self.guard(shared=True):
+            try:
+                path = self.layer_path(diff_id)
+                size = path.stat().st_size
+            except (CorruptArchive, FileNotFoundError):
+                return None
+            self._claim([diff_id])
+        return Blob(path, 0, size)
+
+    def layer_ids(self) -> list[str]:
+        """Return the diff ids of all layers."""
+        names = [path.stem for path in self.layers_dir.iterdir() if path.suffix == ".tar"]
+        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the directory where the image of an id is, or would be."""
+        return self.images_dir / _hex(image_id)
+
+    def image(self, image_id: str) -> Image | None:
+        """Return an image, or None if it, or one of its layers, is not in the store."""
+        with host_errors(self.root), self.guard(shared=True):
+            image = self.peek(image_id)
+            if image is not None:
+                self._claim([image.id, *(layer.diff_id for layer in image.layers)])
+        return image
+
+    def peek(self, image_id: str) -> Image | None:
+        """Return an image as `image` does, but lay no claim to it."""
+        try:
+            directory = self.image_path(image_id)
+            config = (directory / "config.json").read_bytes()
+            manifest = (directory / "manifest.json").read_bytes()
+            names = strings(json.loads((directory / "names.json").read_bytes()))
+            if sha256(config).hexdigest() != _hex(image_id):
+                return None
+            facts = image_config.parse(config)
+            layers = tuple(
+                Layer(diff_id, self._blob(diff_id), True, created_by)
+                for diff_id, created_by in zip(facts.diff_ids, facts.created_by, strict=True)
+            )
+        except (FileNotFoundError, CorruptArchive, TypeError, ValueError):
+            return None
+        return Image(image_id, names, config, manifest, layers)
+
+    def _blob(self, diff_id: str) -> Blob:
+        path = self.layer_path(diff_id)
+        return Blob(path, 0, path.stat().st_size)
+
+    def _claim(self, ids: list[str]) -> None:
+        """Note in this process's file of uses what it has been given; the guard must be held."""
+        with self._mutex:
+            new = [name for name in ids if name not in self._used]
+            if not new:
+                return
+            if self._use_fd is None:
+                path = self.uses_dir / os.urandom(8).hex()
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._use_fd = os.open(path, flags, 0o600)
+                take_lock(self._use_fd)
+            os.write(self._use_fd, "".join(f"{name}\n" for name in new).encode())
+            self._used.update(new)
+        for name in new:
+            _mark_used(self.layer_path(name))
+            _mark_used(self.image_path(name))
+
+    # What comes in
+
+    @contextmanager
+    def layer_writer(self, diff_id: str | None) -> Iterator[HashedFile]:
+        """Take a layer in: what the block writes is kept if its digest is `diff_id`, or None.
+
+        Raises CorruptArchive at the end of the block if the digest is another.
+        """
+        with self.workspace() as work, host_errors(self.root):
+            with HashedFile(work / "layer") as file:
+                yield file
+                file.finish()
+            if diff_id is not None and file.digest != diff_id:
+                raise CorruptArchive(
+                    f"layer {diff_id} is damaged: the digest of its bytes is {file.digest}"
+                )
+            self.adopt_layer(file.path, file.digest)
+
+    def adopt_layer(self, path: Path, diff_id: str) -> Blob:
+        """Move a synced file whose digest is `diff_id` into the store."""
+        with self.guard(shared=True):
+            final = self.layer_path(diff_id)
+            path.replace(final)
+            fsync_directory(final.parent)
+            self._claim([diff_id])
+            return Blob(final, 0, final.stat().st_size)
+
+    def adopt_image(
+        self, image_id: str, names: tuple[str, ...], config: bytes, manifest: bytes
+    ) -> Image:
+        """Make an image visible whose layers the store has."""
+        final = self.image_path(image_id)
+        with self.workspace() as work, host_errors(self.root):
+            made = work / "image"
+            made.mkdir()
+            write_synced(made / "config.json", config)
+            write_synced(made / "manifest.json", manifest)
+            write_synced(made / "names.json", json.dumps(names).encode())
+            fsync_directory(made)
+            with self.guard():
+                if final.exists():
+                    final.rename(work / "former")
+                made.rename(final)
+                fsync_directory(final.parent)
+                self._claim([image_id])
+        image = self.image(image_id)
+        if image is None:
+            raise HostError(f"{self.root}: image {image_id} was removed while it was stored")
+        return image
+
+    def remember(self, key: str, image_id: str, name: str | None = None) -> None:
+        """Note that `key` means an image; `name` is what a person calls it by that key."""
+        if self.refs.get(key) != image_id:
+            with self.workspace() as work, host_errors(self.root):
+                self.refs.put(key, image_id, name, work / "ref")
+
+    def recall(self, key: str) -> str | None:
+        """Return the id of the image that `key` last meant."""
+        return self.refs.get(key)
+
+    def ids(self, prefix: str = "") -> list[str]:
+        """Return the ids of the images whose hex digits begin with `prefix`."""
+        names = [name for name in os.listdir(self.images_dir) if name.startswith(prefix)]
+        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+
+
+def _is_free(path: Path) -> bool:
+    """Tell whether a file or directory is locked by nobody; one that is gone is not free."""
+    try:
+        return not is_locked(path)
+    except FileNotFoundError:
+        return False
+
+
+def _mark_used(path: Path) -> None:
+    """Set the access time, by which `upkeep.prune` knows what was used last.
+
+    The modification time stays: to a mount it is the proof that nobody rewrote the file.
+    """
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def _hex(digest: str) -> str:
+    """Return the hex digits of a sha256 digest: the only thing that may become a file name."""
+    algorithm, _, digits = digest.partition(":")
+    if algorithm != "sha256" or not _DIGITS.fullmatch(digits):
+        raise CorruptArchive(f"{digest[:80]!r} is not a sha256 digest")
+    return digits

@@ -1,0 +1,1 @@
+"""Bytes in, members out: the tar formats."""

@@ -1,0 +1,316 @@
+"""All images of an engine as one file system, each fetched when somebody first looks into it.
+
+    <repository path>/<name>:<tag>     a symbolic link to the image, so that tags share one tree
+    by-id/<12 hex>/                    the image, as a mount of it alone would show it
+
+Owns the directories above the images: which names there are, asked of the engine at most once a
+second and only while somebody looks, and which images have been loaded. What a look costs that
+time is told by `is_slow`; drivers then answer it in a thread of its own. Used from any thread.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from imagefs.errors import ImagefsError
+from imagefs.filesystem import ROOT_ID, Attr, Entry
+from imagefs.image.model import Image
+from imagefs.vfs import nodeid
+from imagefs.vfs.image_fs import NAME_MAX, ImageFs
+
+BY_ID = b"by-id"
+FRESH = 0.5
+"""Seconds for which a list of names is good; the kernel keeps what it learnt for one more."""
+_IMAGE_NAMES = frozenset(
+    {b"rootfs", b"layers", b"snapshots", b"layers.txt", b"config.json", b"manifest.json"}
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Listed(Protocol):
+    """What is known of an image that has not been loaded."""
+
+    @property
+    def id(self) -> str:
+        """Its id, `sha256:<hex>`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its names, `<repository>:<tag>`."""
+
+    @property
+    def created(self) -> int:
+        """When it was made, in nanoseconds since the epoch; 0 where nobody says."""
+
+
+Names = Iterable[Listed]
+
+
+class Catalog(ImageFs):
+    """The images that `names` lists; `load` fetches one by its id and indexes it.
+
+    Both may take their time, raise ImagefsError, and are called from threads of the driver;
+    `names` by one at a time, `load` by one at a time for each image. `unload` is told of an image
+    that has been let go, or could not be shown.
+    """
+
+    def __init__(
+        self,
+        names: Callable[[], Names],
+        load: Callable[[str], Image],
+        index_dir: Path,
+        unload: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self._names = names
+        self._load = load
+        self._unload = unload
+        self._index_dir = index_dir
+        self._refreshing = threading.Lock()
+        self._listed: float | None = None
+        self._complaint = ""
+        self._tell_gone: Callable[[int, bytes], None] = lambda parent, name: None
+        self._counting = threading.Lock()
+        self._held: Counter[int] = Counter()
+        self._removed: set[int] = set()
+        self._images: dict[int, _Entered] = {}
+        self._by_id: dict[str, int] = {}
+        self._directories: dict[tuple[bytes, ...], int] = {(): ROOT_ID}
+        self._links: dict[tuple[bytes, ...], tuple[bytes, int]] = {}
+        self.made.get(ROOT_ID).fixed = False
+        self._enter_names([])
+
+    # FileSystem, where it differs
+
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """See FileSystem. Only a name that an image does have fetches it."""
+        if not parent & _IN_LAYER and parent in self._images:
+            if name in _IMAGE_NAMES:
+                self._enter(parent)
+        elif not self.is_stable(parent):
+            self._refresh()
+        return super().lookup(parent, name)
+
+    def getattr(self, node: int) -> Attr:
+        """See FileSystem."""
+        if not self.is_stable(node) and node not in self._images:
+            self._refresh()
+        return super().getattr(node)
+
+    def listdir(self, node: int) -> Sequence[Entry]:
+        """See FileSystem."""
+        if not node & _IN_LAYER and node in self._images:
+            self._enter(node)
+        elif not self.is_stable(node):
+            self._refresh()
+            made = self.made.get(node)
+            # Not by way of getattr, which would ask for the names again.
+            children = sorted((made.children or {}).items())
+            return [Entry(name, self.made.get(child).attr()) for name, child in children]
+        return super().listdir(node)
+
+    def is_stable(self, node: int) -> bool:
+        """See FileSystem; names come and go, an image that is loaded never changes."""
+        return bool(node & _IN_LAYER) or self.made.get(node).fixed
+
+    def is_slow(self, node: int) -> bool:
+        """See FileSystem."""
+        if self.is_stable(node):
+            return False
+        return node in self._images or not self._is_fresh()
+
+    def refer(self, nodes: Iterable[int], count: int) -> None:
+        """See FileSystem. What the kernel has of a removed image keeps its layers open."""
+        with self._counting:
+            for node in nodes:
+                self._held[node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK] += count
+        if count < 0 and self._removed:
+            self._release()
+
+    def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
+        """See FileSystem."""
+        self._tell_gone = tell_gone
+
+    # Images
+
+    def _release(self) -> None:
+        """Close the layers of removed images of which the kernel has nothing any more."""
+        for node in list(self._removed):
+            entered = self._images.get(node)
+            if entered is None or not entered.lock.acquire(blocking=False):
+                continue
+            try:
+                if not any(self._held[layer] for layer in self.layers_of(node)):
+                    self._removed.discard(node)
+                    del self._images[node]
+                    del self._by_id[entered.id]
+                    self.remove_image(node)
+                    self._unload(entered.id)
+            finally:
+                entered.lock.release()
+
+    def _enter(self, node: int) -> None:
+        """Load the image of a by-id directory, unless it is there; wait if it is on its way."""
+        image = self._images[node]
+        attempt = image.attempts
+        with image.lock:
+            if self.made.get(node).fixed:
+                return
+            if image.attempts != attempt:
+                # Somebody tried while we waited, and it failed: that was our answer too.
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            try:
+                self.add_image(self._load(image.id), self._index_dir, node)
+            except (ImagefsError, OSError) as error:
+                _log.error("cannot show image %s: %s", image.id[7:19], error)
+                self._unload(image.id)
+                raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+            finally:
+                image.attempts += 1
+            self.made.get(node).fixed = True
+
+    # Names
+
+    def _is_fresh(self) -> bool:
+        return self._listed is not None and time.monotonic() - self._listed < FRESH
+
+    def _refresh(self) -> None:
+        """Ask for the names, if that was not just done; an engine that is down changes none."""
+        if self._is_fresh():
+            return
+        with self._refreshing:
+            if self._is_fresh():
+                return
+            try:
+                self._enter_names(self._names())
+            except ImagefsError as error:
+                if str(error) != self._complaint:
+                    _log.warning("%s; showing the names as they were", error)
+                self._complaint = str(error)
+            else:
+                self._complaint = ""
+            self._listed = time.monotonic()
+
+    def _enter_names(self, names: Names) -> None:
+        """Make the directories say what images there are."""
+        now = time.time_ns()
+        wanted: dict[tuple[bytes, ...], dict[bytes, int]] = {(): {}, (BY_ID,): {}}
+        links: list[tuple[tuple[bytes, ...], bytes, int]] = []
+        for image in names:
+            short = image.id.partition(":")[2][:12].encode()
+            for name in image.names:
+                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/"))
+                if all(map(_can_be_shown, path)):
+                    target = b"../" * (len(path) - 1) + BY_ID + b"/" + short
+                    links.append((path, target, image.created))
+                    for depth in range(1, len(path)):
+                        wanted.setdefault(path[:depth], {})
+            wanted[BY_ID,][short] = self._image_node(image)
+        for path in sorted(wanted, key=len):
+            node = self._directory_node(path)
+            if path:
+                wanted[path[:-1]][path[-1]] = node
+        kept = {}
+        for path, target, created in links:
+            if path not in wanted:
+                kept[path] = target, self._link_node(path, target, created)
+                wanted[path[:-1]][path[-1]] = kept[path][1]
+        for path, children in wanted.items():
+            directory = self.made.get(self._directories[path])
+            if directory.children != children:
+                directory.children = children
+                directory.mtime = now
+        self._drop(kept, wanted.keys())
+        self._find_removed(set(wanted[BY_ID,].values()))
+
+    def _find_removed(self, alive: set[int]) -> None:
+        """Have the kernel let go of the images that are no more; they go when it has."""
+        parent = self._directories[BY_ID,]
+        for node, entered in list(self._images.items()):
+            if node in alive:
+                self._removed.discard(node)
+            elif node in self._removed:
+                # What was open when the image went is let go only when asked for again.
+                for name in _IMAGE_NAMES:
+                    self._tell_gone(node, name)
+            elif self.made.get(node).fixed:
+                self._removed.add(node)
+                self._tell_gone(parent, entered.id.partition(":")[2][:12].encode())
+            else:
+                self._forget_unloaded(node, entered)
+
+    def _forget_unloaded(self, node: int, entered: "_Entered") -> None:
+        # One that is being loaded just now is seen to when the names are next asked for.
+        if entered.lock.acquire(blocking=False):
+            try:
+                if not self.made.get(node).fixed:
+                    del self._images[node]
+                    del self._by_id[entered.id]
+                    self.made.drop(node)
+            finally:
+                entered.lock.release()
+
+    def _image_node(self, image: Listed) -> int:
+        node = self._by_id.get(image.id)
+        if node is None:
+            made = self.made.directory(self._directory_node((BY_ID,)), fixed=False)
+            made.mtime, node = image.created, made.node
+            self._images[node] = _Entered(image.id)
+            self._by_id[image.id] = node
+        return node
+
+    def _directory_node(self, path: tuple[bytes, ...]) -> int:
+        node = self._directories.get(path)
+        if node is None:
+            parent = self._directory_node(path[:-1])
+            made = self.made.directory(parent, fixed=False)
+            made.mtime, node = time.time_ns(), made.node
+            self._directories[path] = node
+        return node
+
+    def _link_node(self, path: tuple[bytes, ...], target: bytes, created: int) -> int:
+        """Return a link's node: another one when the tag has moved, since targets are cached."""
+        known = self._links.get(path)
+        if known is not None and known[0] == target:
+            return known[1]
+        made = self.made.symlink(self._directories[path[:-1]], target)
+        made.mtime = created
+        return made.node
+
+    def _drop(
+        self,
+        links: dict[tuple[bytes, ...], tuple[bytes, int]],
+        directories: Iterable[tuple[bytes, ...]],
+    ) -> None:
+        """Forget the links and directories that are no more; images stay, for who is in them."""
+        alive = {node for _, node in links.values()}
+        for _, node in self._links.values():
+            if node not in alive:
+                self.made.drop(node)
+        self._links = links
+        for path in self._directories.keys() - set(directories):
+            self.made.drop(self._directories.pop(path))
+
+
+class _Entered:
+    """An image's directory below by-id; `attempts` counts the loads that have ended."""
+
+    def __init__(self, image_id: str) -> None:
+        self.id = image_id
+        self.lock = threading.Lock()
+        self.attempts = 0
+
+
+def _can_be_shown(part: bytes) -> bool:
+    """Tell whether a part of an image's name, which may be longer, can name a file."""
+    return part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
+
+
+_IN_LAYER = nodeid.LAYER_MASK << nodeid.LAYER_SHIFT

@@ -1,0 +1,438 @@
+"""Engines that answer nonsense, slowly, endlessly or not at all: one clear line, nothing kept."""
+
+import contextlib
+import gzip
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagefs.engine.addresses import Endpoint
+from imagefs.engine.api import Engine, ListedImage
+from imagefs.engine.fetch import Source, ensure_image
+from imagefs.errors import EngineError, EngineUnreachable, HostError, ImageNotFound
+from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.progress import Silent
+from imagefs.store.store import Store
+from tests.support.badengine import (
+    CHUNKED,
+    PING,
+    SILENCE,
+    Answer,
+    Export,
+    ScriptedEngine,
+    answer_json,
+    chunked,
+    http,
+)
+from tests.support.mounted import imagefs
+from tests.support.needs import need_fuse
+from tests.support.tars import File, layer
+
+HTML = b"<html><body>\n<h1>Bad Gateway</h1>\n\x1b[31m</body></html>"
+IMAGE_ID = "sha256:" + "1" * 64
+
+
+def drip(first: bytes, piece: bytes) -> Iterator[bytes]:
+    yield first
+    while True:
+        yield piece
+        time.sleep(0.02)
+
+
+def said_by(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert text.isprintable(), text
+    assert len(text) < 800
+    return text
+
+
+QUESTIONS: dict[str, tuple[Answer, type[EngineError], str]] = {
+    "closes without a word": ([], EngineUnreachable, "no engine answers"),
+    "is no HTTP server": ([b"SSH-2.0-OpenSSH_9.2\r\n"], EngineUnreachable, "no engine answers"),
+    "has a hundred headers": (
+        [b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 101, b"\r\n{}"],
+        EngineUnreachable,
+        "headers",
+    ),
+    "has a header without end": (
+        [b"HTTP/1.1 200 OK\r\nX: ", b"y" * 70000],
+        EngineUnreachable,
+        "header line",
+    ),
+    "fails in HTML": (http(HTML, "502 Bad Gateway", "text/html"), EngineError, "502 .Bad Gateway"),
+    "succeeds in HTML": (http(HTML, kind="text/html"), EngineError, "nonsense"),
+    "redirects": (
+        [b"HTTP/1.1 301 Moved\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n"],
+        EngineError,
+        "redirect",
+    ),
+    "has no such image": (
+        answer_json({"message": "No such image: app"}, "404 Not Found"),
+        ImageNotFound,
+        "No such image: app",
+    ),
+    "fails": (
+        answer_json({"message": "disk\non \x1b[1mfire"}, "500 Oh"),
+        EngineError,
+        r"500.*disk on \?\[1mfire",
+    ),
+    "fails with a list": (answer_json([1], "500 Oh"), EngineError, r"500 \(Oh\)"),
+    "fails with a number for a message": (
+        answer_json({"message": 7}, "500 Oh"),
+        EngineError,
+        r"500 \(Oh\)",
+    ),
+    "breaks off": (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"],
+        EngineError,
+        "stopped in the middle",
+    ),
+    "breaks off in a chunk": (chunked(b"{}", ended=False), EngineError, "stopped in the middle"),
+    "says half of it": (http(b'{"Id": "sha'), EngineError, "nonsense"),
+    "nests without end": (http(b"[" * 100_000), EngineError, "nonsense"),
+    "says nothing in JSON": (answer_json(None), EngineError, "nonsense"),
+    "has a number for an id": (answer_json({"Id": 7}), EngineError, "nonsense"),
+    "has a path for an id": (answer_json({"Id": "sha256:../../etc"}), EngineError, "nonsense"),
+    "has no id": (answer_json({}), EngineError, "nonsense"),
+    "has a list": (answer_json([]), EngineError, "nonsense"),
+    "has text for layers": (
+        answer_json({"Id": IMAGE_ID, "RootFS": {"Layers": "abc"}}),
+        EngineError,
+        "nonsense",
+    ),
+    "has text for a root": (answer_json({"Id": IMAGE_ID, "RootFS": "x"}), EngineError, "nonsense"),
+    "has numbers for tags": (
+        answer_json({"Id": IMAGE_ID, "RepoTags": [1]}),
+        EngineError,
+        "nonsens",
+    ),
+    "answers without end": (
+        lambda: (
+            piece
+            for pieces in ([b"HTTP/1.1 200 OK\r\n\r\n["], iter(lambda: b"1," * 500_000, b""))
+            for piece in pieces
+        ),
+        EngineError,
+        "nonsense",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", QUESTIONS)
+def test_an_engine_that(case: str, tmp_path: Path, count: Callable[[str, int], None]) -> None:
+    """Whatever is said instead of an answer is an error of one harmless line."""
+    answer, kind, words = QUESTIONS[case]
+    with (
+        ScriptedEngine(tmp_path / "socket", {"/json": answer}) as engine,
+        pytest.raises(EngineError, match=words) as error,
+    ):
+        engine.engine().inspect("app")
+    assert type(error.value) is kind
+    said_by(error)
+    count("engines that misbehave: answers", 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SILENCE,
+        lambda: drip(b"", b"H"),
+        lambda: drip(b"HTTP/1.1 200 OK\r\n", b"X"),
+        lambda: drip(b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+    ],
+)
+@pytest.mark.parametrize("path", ["/_ping", "/json"])
+def test_an_engine_that_does_not_come_to_the_point(
+    answer: Answer, path: str, tmp_path: Path
+) -> None:
+    """Silence and drips of bytes end in time, for all that each byte resets a socket's timeout."""
+    start = time.monotonic()
+    with (
+        ScriptedEngine(tmp_path / "socket", {path: answer}) as engine,
+        pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"),
+    ):
+        engine.engine(timeout=0.3).inspect("app")
+    assert time.monotonic() - start < 5
+
+
+def test_what_is_no_engine_is_told(tmp_path: Path) -> None:
+    """A web server on the socket answers /_ping too, but without a version of the API."""
+    with (
+        ScriptedEngine(tmp_path / "socket", {"/_ping": http(b"OK")}) as engine,
+        pytest.raises(EngineError, match="is not a container engine"),
+    ):
+        engine.engine().inspect("app")
+
+
+@pytest.mark.parametrize(
+    "value", [None, {}, "x", [1], [[]], [{"Id": 1}], [{"Id": IMAGE_ID, "RepoTags": "x"}]]
+)
+def test_a_list_of_images_of_the_wrong_shape(value: Any, tmp_path: Path) -> None:
+    """It is nonsense, whatever it is."""
+    with (
+        ScriptedEngine(tmp_path / "socket", {"/json": answer_json(value)}) as engine,
+        pytest.raises(EngineError, match="nonsense when asked for the list of images"),
+    ):
+        engine.engine().images()
+
+
+@pytest.mark.parametrize("created", [None, "now", -62135596800, 10**30, 1.5])
+def test_a_time_that_is_none_hides_no_image(created: Any, tmp_path: Path) -> None:
+    """An image is listed whatever the engine says of its age."""
+    answers = {"/json": answer_json([{"Id": IMAGE_ID, "RepoTags": None, "Created": created}])}
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        assert engine.engine().images() == (ListedImage(IMAGE_ID, (), 0),)
+
+
+# Exports
+
+IMAGE = Export([layer({"a": "lower" * 10_000}), layer({"b": "upper"}), layer({"c": "top"})])
+SAVED = IMAGE.classic()
+ERROR = b'{"message":"no space\\nleft on the engine"}\n'
+
+
+def fetched(engine: Engine, store: Store, most: int = MAX_LAYER_BYTES) -> Image:
+    source = Source(engine, store, Silent(), max_layer_bytes=most)
+    return ensure_image("app:v1", source)
+
+
+def assert_nothing_kept(store: Store) -> None:
+    """No layer, no image, no name and no leftover is in the store."""
+    for folder in (store.layers_dir, store.images_dir, store.refs.directory, store.work_dir):
+        assert os.listdir(folder) == [], folder
+
+
+BROKEN: dict[str, tuple[Answer, str]] = {
+    "sends nothing": (chunked(b""), "ended early"),
+    "closes at once": ([], "no engine answers"),
+    "redirects": (
+        [b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n"],
+        "a redirection; engines never redirect",
+    ),
+    "fails in HTML": (http(HTML, "503 Busy", "text/html"), r"503 \(Busy\) when asked for image"),
+    "sends HTML": (http(HTML * 100, kind="text/html"), "not a tar archive"),
+    "sends an error instead": (chunked(ERROR), "broke off the export: no space left on the engine"),
+    "sends an error in the first header": (chunked(SAVED[:100] + ERROR), "no space left"),
+    "sends an error between members": (chunked(SAVED[:1024] + ERROR), "no space left"),
+    "sends an error in a layer": (chunked(SAVED[:30_000] + ERROR), "no space left"),
+    "sends an error behind the end": (chunked(SAVED + ERROR), "no space left"),
+    "sends something behind the end": (chunked(SAVED + b"x" * 512), "something follows its end"),
+    "lacks the end marker": (chunked(SAVED.rstrip(b"\0") + bytes(512)), "ended early|it lacks"),
+    "stops between chunks": (chunked(SAVED[:30_000], ended=False), "stopped in the middle"),
+    "stops in a chunk": ([*chunked(SAVED)[:1], b"8000\r\nabc"], "stopped in the middle"),
+    "stops short of its length": (
+        [http(SAVED, kind="application/x-tar")[0][:-5000]],
+        "stopped in the middle",
+    ),
+    "frames chunks wrongly": ([*chunked(SAVED)[:2], b"zz\r\n"], "stopped in the middle"),
+    "sends a wrong checksum": (chunked(b"X" + SAVED[1:]), "not a tar archive"),
+    "sends a member of a wrong size": (
+        chunked(SAVED.replace(SAVED[124:136], b"77777777777\0", 1)),
+        "not a tar archive",
+    ),
+    "sends a flipped bit": (
+        chunked(SAVED.replace(b"lower", b"lowes", 1)),
+        f"layer 0 should have the digest {IMAGE.diff_ids[0]}, and has sha256:",
+    ),
+    "sends another configuration": (
+        chunked(IMAGE.classic(config=IMAGE.config + b" ")),
+        f"was asked for image {IMAGE.id} and exported sha256:",
+    ),
+    "sends another image": (
+        chunked(Export([layer({"x": "other"})]).classic()),
+        f"was asked for image {IMAGE.id} and exported sha256:",
+    ),
+    "sends no manifest": (chunked(layer({"x": "y"})), "lacks manifest.json"),
+    "sends a manifest of two images": (
+        chunked(IMAGE.classic(manifest=[{}, {}])),
+        "does not list one image",
+    ),
+    "sends a manifest that is an object": (
+        chunked(IMAGE.classic(manifest={"a": [1]})),
+        "manifest.json",
+    ),
+    "sends a manifest without a configuration": (
+        chunked(IMAGE.classic(manifest=[{"Layers": []}])),
+        "has no Config",
+    ),
+    "sends a manifest without layers": (
+        chunked(IMAGE.classic(manifest=[{"Config": f"{IMAGE.id[7:]}.json"}])),
+        "count different layers",
+    ),
+    "sends a manifest that names what is not there": (
+        chunked(
+            IMAGE.classic(
+                manifest=[{"Config": f"{IMAGE.id[7:]}.json", "Layers": ["../../etc/passwd"] * 3}]
+            )
+        ),
+        "lacks ../../etc/passwd",
+    ),
+    "sends a manifest that names numbers": (
+        chunked(IMAGE.classic(manifest=[{"Config": f"{IMAGE.id[7:]}.json", "Layers": [1, 2, 3]}])),
+        "no string",
+    ),
+    "sends a configuration that is none": (
+        chunked(IMAGE.classic(config=b"[]")),
+        "configuration is not a JSON object",
+    ),
+    "pads without end": (
+        lambda: (
+            piece
+            for pieces in (
+                chunked(SAVED, ended=False),
+                iter(lambda: b"100000\r\n" + bytes(1 << 20) + b"\r\n", b""),
+            )
+            for piece in pieces
+        ),
+        "does not end",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_export_that(case: str, tmp_path: Path, count: Callable[[str, int], None]) -> None:
+    """It is the engine's error, in its own words if it said any, and nothing is kept."""
+    answer, words = BROKEN[case]
+    store = Store(tmp_path / "cache")
+    with (
+        ScriptedEngine(tmp_path / "socket", IMAGE.answers(answer)) as engine,
+        pytest.raises(EngineError, match=words) as error,
+    ):
+        fetched(engine.engine(), store)
+    said_by(error)
+    assert_nothing_kept(store)
+    count("engines that misbehave: exports", 1)
+
+
+def test_an_export_cut_anywhere_is_no_image(tmp_path: Path) -> None:
+    """At the boundary of every block, and in the middle of it."""
+    image = Export([layer({"a": "x"})])
+    saved = image.classic()
+    store = Store(tmp_path / "cache")
+    cuts: list[list[bytes]] = []
+    answers = image.answers(lambda: cuts.pop())  # noqa: PLW0108 - another list at each call
+    with ScriptedEngine(tmp_path / "socket", answers) as scripted:
+        engine = scripted.engine()
+        for length in range(0, len(saved.rstrip(b"\0")), 256):
+            cuts.append(chunked(saved[:length]))
+            with pytest.raises(EngineError):
+                fetched(engine, store)
+            assert_nothing_kept(store)
+        cuts.append(chunked(saved))
+        assert fetched(engine, store).id == image.id
+
+
+@pytest.mark.parametrize("said", [[], [CHUNKED[:20]]], ids=["nothing", "half a header"])
+def test_an_engine_that_hangs_before_its_export_is_left(
+    said: list[bytes], tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """The wait for an export ends once the engine no longer answers other questions."""
+    never = threading.Event()
+    pings = iter([[PING]])
+
+    def hang() -> Iterator[bytes]:
+        yield from said
+        never.wait(20)
+
+    def ping() -> Iterable[bytes]:
+        return next(pings, None) or hang()
+
+    answers = {**IMAGE.answers(hang), "/_ping": ping}
+    store = Store(tmp_path / "cache")
+    began = time.monotonic()
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
+            fetched(engine.engine(timeout=0.3), store)
+        never.set()
+    assert time.monotonic() - began < 10
+    assert_nothing_kept(store)
+    count("engines that misbehave: hanging", 1)
+
+
+@pytest.mark.parametrize("timeout", [0.3, 5.0])
+def test_a_socket_that_accepts_nobody(timeout: float, tmp_path: Path) -> None:
+    """Where not even a connection comes about, that is said in time."""
+    full = socket.socket(socket.AF_UNIX)
+    full.bind(str(tmp_path / "socket"))
+    full.listen(0)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for one in waiting:
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(str(tmp_path / "socket"))
+    began = time.monotonic()
+    with pytest.raises(EngineUnreachable):
+        Engine(Endpoint(f"unix://{tmp_path / 'socket'}"), timeout).inspect("app")
+    assert time.monotonic() - began < timeout + 3
+    for one in (full, *waiting):
+        one.close()
+
+
+def test_an_export_may_take_its_time(tmp_path: Path) -> None:
+    """Nothing bounds the silence before the first byte, nor that between two."""
+
+    def slowly() -> Iterator[bytes]:
+        for piece in chunked(SAVED):
+            time.sleep(0.3)
+            yield piece
+
+    store = Store(tmp_path / "cache")
+    with ScriptedEngine(tmp_path / "socket", IMAGE.answers(slowly)) as engine:
+        assert fetched(engine.engine(timeout=0.2), store).id == IMAGE.id
+
+
+@pytest.mark.parametrize(
+    "export",
+    [IMAGE.classic(), IMAGE.blobs(), IMAGE.blobs([gzip.compress(one) for one in IMAGE.layers])],
+    ids=["classic", "blobs", "compressed"],
+)
+def test_a_layer_may_not_be_larger_than_the_user_says(export: bytes, tmp_path: Path) -> None:
+    """The error names the layer, the limit and its option; nothing is kept; a larger limit does."""
+    store, largest = Store(tmp_path / "cache"), max(map(len, IMAGE.layers))
+    with ScriptedEngine(tmp_path / "socket", IMAGE.answers(chunked(export))) as engine:
+        words = rf"layer \S+ .* more than {largest - 1} bytes; --max-layer-bytes sets this limit"
+        with pytest.raises(HostError, match=words):
+            fetched(engine.engine(), store, largest - 1)
+        assert_nothing_kept(store)
+        assert fetched(engine.engine(), store, largest).id == IMAGE.id
+
+
+def test_a_layer_that_is_too_large_is_not_waited_for(tmp_path: Path) -> None:
+    """What the engine says of its size is enough, where nothing but a layer is so large."""
+    image = Export([layer({"large": File(bytes(20 << 20))})])
+    head = image.classic()[: 1 << 20]
+    over = threading.Event()
+
+    def stalling() -> Iterator[bytes]:
+        yield from chunked(head, ended=False)
+        over.wait(10)
+
+    store = Store(tmp_path / "cache")
+    with ScriptedEngine(tmp_path / "socket", image.answers(stalling)) as engine:
+        try:
+            with pytest.raises(HostError, match="more than 1000 bytes; --max-layer-bytes"):
+                fetched(engine.engine(), store, 1000)
+        finally:
+            over.set()
+    assert_nothing_kept(store)
+
+
+@pytest.mark.parametrize("command", ["fetch", "mount", "layers", "inspect"])
+def test_commands_take_the_limit(command: str, tmp_path: Path) -> None:
+    """Each that may fetch an image ends with the one line."""
+    place = tmp_path / "m"
+    place.mkdir()
+    words = ["--host", f"unix://{tmp_path}/socket", "--max-layer-bytes", "1k", "app:v1"]
+    if command == "mount":
+        need_fuse()
+        words.append(str(place))
+    with ScriptedEngine(tmp_path / "socket", IMAGE.answers(chunked(SAVED))):
+        done = imagefs(command, "--quiet", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "more than 1000 bytes; --max-layer-bytes sets this limit" in done.stderr

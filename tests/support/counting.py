@@ -1,0 +1,45 @@
+"""An image that keeps count of what is read from it, mounted for real.
+
+Run as `python -m tests.counting FOLDER MOUNTPOINT`; FOLDER holds the layers as 0.tar, 1.tar, ...
+Each READ leaves the first bytes of what was read as a line in FOLDER/reads.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from imagefs.fuse import server
+from imagefs.fuse.mount import MountOptions
+from imagefs.vfs.image_fs import ImageFs
+from tests.support.tars import image_of
+
+
+class CountingFs(ImageFs):
+    """As ImageFs, with a record of what is read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def read(self, node: int, offset: int, size: int) -> bytes:
+        content = super().read(node, offset, size)
+        with (self.folder / "reads").open("ab") as record:
+            record.write(content.partition(b"\n")[0] + b"\n")
+        return content
+
+
+def main(folder: Path, mountpoint: Path, kind: type[CountingFs] = CountingFs) -> None:
+    """Serve until unmounted; write `ready` to standard output when the mount is there."""
+    layers = [path.read_bytes() for path in sorted(folder.glob("[0-9].tar"))]
+    image = image_of(layers, folder)
+    fs = kind(folder)
+    fs.add_image(image, folder)
+
+    def ready() -> None:
+        os.write(1, b"ready\n")
+
+    server.serve(fs, mountpoint, MountOptions(), ready)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,76 @@
+"""What imagefs takes in at most: the limits of the code itself, as the README lists them."""
+
+from typing import NamedTuple
+
+from imagefs.archive import compression, docker_v1, members
+from imagefs.engine import api
+from imagefs.image import config as image_config
+from imagefs.image import model as image_model
+from imagefs.index import fold
+from imagefs.index import records as layer_records
+from imagefs.tar import header as tar_header
+from imagefs.tar import pax, sparse
+from imagefs.vfs import nodeid, view
+
+NAMES = "no system call takes more"
+HONEST = "far beyond what anybody makes"
+MEMORY = "it takes memory"
+
+
+class Limit(NamedTuple):
+    """A limit: of what, how much, and the option that sets it, or why there is none."""
+
+    what: str
+    value: str
+    option: str
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def size(value: int) -> str:
+    """Return a size in the largest unit in which it is a whole number."""
+    for unit, name in ((10**9, "GB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if value % unit == 0:
+            return f"{value // unit:,} {name}"
+    return f"{value:,} bytes"
+
+
+def seconds(value: float) -> str:
+    return f"{value:g} s"
+
+
+LIMITS = (
+    Limit(
+        "bytes of a layer that comes into the cache",
+        size(image_model.MAX_LAYER_BYTES),
+        "`--max-layer-bytes`",
+    ),
+    Limit("layers of an image", number(image_config.MAX_LAYERS), HONEST),
+    Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
+    Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
+    Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
+    Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
+    Limit("link targets and attributes of a layer", size(layer_records.MAX_ATTRIBUTES), MEMORY),
+    Limit("steps through symbolic links in a layer's names", number(fold.MAX_FOLLOWED), HONEST),
+    Limit("runs of data in a layer's sparse files", number(sparse.MAX_RUNS), MEMORY),
+    Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),
+    Limit("a name between slashes", size(fold.NAME_MAX), NAMES),
+    Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
+    Limit("names of a file that each view counts", number(view.MAX_COUNTED), "as many as on ext4"),
+    Limit("members of an archive of images", number(members.MAX_MEMBERS), HONEST),
+    Limit("images of an archive", number(members.MAX_IMAGES), HONEST),
+    Limit("layers of all images from before Docker 1.10", number(docker_v1.MAX_CHAINED), HONEST),
+    Limit("a file of JSON", size(members.MAX_JSON), HONEST),
+    Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
+    Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
+    Limit("memory to decompress xz", size(compression._XZ_MEMORY), HONEST),
+    Limit("an engine's answer", size(api._MAX_ANSWER), HONEST),
+    Limit("the wait for a connection", seconds(api._CONNECT_TIMEOUT), "an export's wait has none"),
+    Limit(
+        "the wait for an engine's answer",
+        seconds(api.ANSWER_TIMEOUT),
+        "an export's wait has none",
+    ),
+)
