@@ -16,7 +16,18 @@ PACKAGE = Path(imagefs.__file__).parent
 # Rooms in the order of the way, each with the rooms it may know besides itself and `values`.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
-        {"", "errors", "image", "files", "hashing", "imageconfig", "answers", "lifeline", "lease"},
+        {
+            "",
+            "errors",
+            "image",
+            "files",
+            "hashing",
+            "imageconfig",
+            "answers",
+            "lifeline",
+            "lease",
+            "memory",
+        },
         set(),
     ),
     "host": ({"mountinfo", "daemon"}, set()),
@@ -36,7 +47,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
     "apart": ({"apart"}, {"progress", "store", "engine", "index"}),
-    "tree": ({"layer", "merge", "view", "nodeid"}, {"index"}),
+    "tree": ({"layer", "merge", "pile", "links", "view", "nodeid"}, {"index"}),
     "filesystem": ({"filesystem"}, set()),
     "vfs": ({"synthetic", "summary", "wide", "vfs", "catalog"}, {"index", "tree", "filesystem"}),
     "fuse": ({"fuse"}, {"filesystem", "host"}),

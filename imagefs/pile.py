@@ -1,0 +1,246 @@
+"""The layers of images, piled up: which directories show through each other, found once.
+
+Owns the way down: from a directory of a layer to the one that shows through it, in the layers
+below. What a directory shows is settled by the topmost layer that has it and by those below that
+one, whatever lies above; so what is found out once is good for every view, and for every image
+that begins with the same layers. All that is remembered is bounded, and can be found again. May
+be used by many threads.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, Union
+from weakref import WeakValueDictionary
+
+from imagefs import merge, nodeid, rows
+from imagefs.indexfile import Child, Index
+from imagefs.memory import Memory, Shelf
+from imagefs.merge import S_IFDIR
+from imagefs.rows import Row
+
+_SHIFT, _ROW = nodeid.ROW_BITS, nodeid.ROW_MASK
+
+
+class Chain:
+    """A layer and, in `below`, the layers under it; `number` is never given again."""
+
+    __slots__ = ("__weakref__", "below", "index", "layer", "number")
+
+    def __init__(self, number: int, layer: int, index: Index, below: Union["Chain", None]) -> None:
+        self.number = number
+        self.layer = layer
+        self.index = index
+        self.below = below
+
+    def at(self, key: int) -> "Spot":
+        """Return the directory that a number stands for; it is of this chain or of one below."""
+        chain: Chain | None = self
+        number = key >> _SHIFT
+        while chain is not None and chain.number != number:
+            chain = chain.below
+        assert chain is not None
+        return chain, key & _ROW
+
+
+Spot: TypeAlias = tuple[Chain, int]
+"""A directory: the chain whose topmost layer has it, and its row there."""
+
+
+def _key(spot: Spot | None) -> int:
+    return 0 if spot is None else spot[0].number << _SHIFT | spot[1]
+
+
+class Piles:
+    """The chains of a mount, and which of their directories lie above each other."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._numbers = itertools.count(1)
+        self._chains: WeakValueDictionary[tuple[int, int], Chain] = WeakValueDictionary()
+        self._below: Shelf[int, int] = Shelf(memory)
+        self._shown: Shelf[int, int] = Shelf(memory)
+        self.links: Shelf[tuple[int, int], int] = Shelf(memory)
+        """By chain and place of a link: the inode of a lower layer that it leads to."""
+        self.counts: Shelf[tuple[int, int], int] = Shelf(memory)
+        """By chain and inode: how many of its names show."""
+
+    def chain(self, layer: int, index: Index, below: Chain | None) -> Chain:
+        """Return the chain of a layer upon others, one object for all who ask."""
+        key = layer, below.number if below else 0
+        found = self._chains.get(key)
+        # A layer's number is given again when the layer has gone.
+        if found is None or found.index is not index:
+            found = self._chains[key] = Chain(next(self._numbers), layer, index, below)
+        return found
+
+    def below(self, chain: Chain, number: int) -> Spot | None:
+        """Return the directory that shows through a directory, or None."""
+        if chain.below is None:
+            return None
+        if not number:
+            return None if chain.index.row(0).flags & rows.OPAQUE else (chain.below, 0)
+        known = self._below.known.get(chain.number << _SHIFT | number)
+        if known is not None:
+            return chain.at(known) if known else None
+        places = self._find((chain, number))
+        return places[1] if len(places) > 1 else None
+
+    def stack(self, spot: Spot) -> Iterator[Spot]:
+        """Yield a directory, and all that show through it, topmost first."""
+        below: Spot | None = spot
+        while below is not None:
+            yield below
+            below = self.below(*below)
+
+    def _find(self, spot: Spot) -> list[Spot]:
+        """Return a directory and all that show through it, from what is known of its parents."""
+        chain, number = spot
+        missing: list[tuple[int, Row]] = []
+        while (places := self._known(chain, number)) is None:
+            row = chain.index.row(number)
+            missing.append((number, row))
+            number = row.parent
+        for at, row in reversed(missing):
+            above, places = places, [(chain, at)]
+            name = chain.index.name(row)
+            if not row.flags & rows.OPAQUE and not merge.deletes(
+                chain.index, chain.index.row(row.parent), name
+            ):
+                places += [(one, child.number) for one, child in merge.named(above[1:], name)]
+            self.remember(places)
+        return places
+
+    def _known(self, chain: Chain, number: int) -> list[Spot] | None:
+        """Return a directory and all that show through it, as far as that is remembered."""
+        below: Spot | None = (chain, number)
+        places = []
+        while below is not None:
+            chain, number = below
+            places.append(below)
+            if chain.below is None:
+                break
+            if number:
+                key = self._below.known.get(chain.number << _SHIFT | number)
+                if key is None:
+                    return None
+                below = chain.at(key) if key else None
+            else:
+                below = self.below(chain, 0)
+        return places
+
+    def _directory(self, places: Iterator[Spot], name: bytes) -> Spot | None:
+        found = merge.lookup(places, name)
+        if found is None or found[1].row.mode >> 12 != S_IFDIR:
+            return None
+        return found[0], found[1].number
+
+    def remember(self, places: Sequence[Spot]) -> None:
+        """Take note of all that show through each other, which somebody has found out."""
+        keep = self._below.keep
+        lower = 0
+        for chain, number in reversed(places):
+            key = chain.number << _SHIFT | number
+            if chain.below is not None and key not in self._below.known:
+                keep(key, lower)
+            lower = key
+
+    def lookup(self, spot: Spot, name: bytes) -> tuple[Chain, Child] | None:
+        """Return what a directory has under a name."""
+        return merge.lookup(self.stack(spot), name)
+
+    def walk(self, spot: Spot, path: Sequence[bytes]) -> Spot | None:
+        """Return the directory that a path leads to from another; links are not followed."""
+        found: Spot | None = spot
+        for name in path:
+            if found is None:
+                break
+            found = self._directory(self.stack(found), name)
+        return found
+
+    def shown(self, top: Chain, layer: int, index: Index, number: int) -> Spot | None:
+        """Return the directory that shows, under `top`, where a layer has a directory."""
+        known = self._shown.known
+        base = (top.number << nodeid.LAYER_BITS | layer) << _SHIFT
+        missing: list[tuple[int, Row]] = []
+        key: int | None = None
+        while number and (key := known.get(base | number)) is None:
+            row = index.row(number)
+            missing.append((number, row))
+            number = row.parent
+        if not number:
+            key = top.number << _SHIFT
+        found = top.at(key) if key else None
+        for at, row in reversed(missing):
+            if found is not None:
+                if found == (found[0], row.parent) and found[0].layer == layer:
+                    found = None if row.flags & rows.HIDDEN else (found[0], at)
+                else:
+                    found = self._directory(self.stack(found), index.name(row))
+            self._shown.keep(base | at, _key(found))
+        return found
+
+    def described(self, spot: Spot) -> tuple[int, Row]:
+        """Return the layer and the row that give a directory its attributes.
+
+        A directory that its layer only implies takes the next lower one's.
+        """
+        for chain, number in self.stack(spot):
+            row = chain.index.row(number)
+            if not row.flags & rows.IMPLIED:
+                return chain.layer, row
+        if row.flags & rows.OPAQUE:
+            for chain, row in self._through(spot):
+                if not row.flags & rows.IMPLIED:
+                    return chain.layer, row
+        chain, number = spot
+        return chain.layer, chain.index.row(number)
+
+    def _through(self, spot: Spot) -> Iterator[tuple[Chain, Row]]:
+        """Yield the directories of a place, as if opaque markers in them hid nothing."""
+        chain, number = spot
+        row = chain.index.row(number)
+        if number:
+            parents = self.stack((chain, row.parent))
+            found = merge.named(parents, chain.index.name(row), through=True)
+            yield from ((one, child.row) for one, child in found)
+            return
+        below: Chain | None = chain
+        while below is not None:
+            yield below, below.index.row(0)
+            below = below.below
+
+
+class Pile:
+    """The layers of one image, by number, bottom to top; its snapshots are its chains."""
+
+    def __init__(self, layers: Sequence[int], indexes: Mapping[int, Index], piles: Piles) -> None:
+        self.layers = tuple(layers)
+        self.piles = piles
+        self.indexes = indexes
+        self.places = {layer: at for at, layer in enumerate(layers)}
+        self._chains: dict[int, Chain] = {}
+
+    def chain(self, layer: int) -> Chain:
+        """Return the snapshot that ends with a layer; KeyError if it is none of the image's.
+
+        A layer that comes several times counts where it is topmost: what it does not say there,
+        it says nowhere.
+        """
+        found = self._chains.get(layer)
+        if found is None:
+            said: set[int] = set()
+            wanted = []
+            for number in self.layers[self.places[layer] :: -1]:
+                index = self.indexes[number]
+                if id(index) not in said:
+                    said.add(id(index))
+                    wanted.append((number, index))
+            for number, index in reversed(wanted):
+                found = self.piles.chain(number, index, found)
+            assert found is not None
+            self._chains[layer] = found
+        return found
+
+    def under(self, layer: int) -> Chain | None:
+        """Return the snapshot that a layer is laid on."""
+        at = self.places[layer]
+        return self.chain(self.layers[at - 1]) if at else None
