@@ -49,7 +49,6 @@ class Fold:
         self._members = Packed(start)
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
-        self._last = b""
         self._settled: dict[bytes, bytes] = {}
         self._unsettled_links = False
         self._directories = {b"": _ROOT}
@@ -62,7 +61,6 @@ class Fold:
         known, settled, numbers = self._directories, self._settled, self._members.numbers
         append, pack, start = self._waiting.append, RECORD.pack, self._members.start
         left = iter(members)
-        name = b""
         for member in islice(left, MAX_MEMBERS):
             # fmt: off
             (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
@@ -94,7 +92,6 @@ class Fold:
                 append(key + pack(offset - start, owner, mtime, size))
             else:
                 self._put(key, member)
-        self._last = name
         if next(left, None) is not None:
             raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
 
@@ -113,7 +110,7 @@ class Fold:
         del settled
         entries.sort()
         entries = packed.latest(entries)
-        return Folded(self._members, self._root, entries, self._numbers, self._last)
+        return Folded(self._members, self._root, entries, self._numbers)
 
     def _bind_pending(self) -> None:
         settled, unbound = self._settled, self._members.unbound

@@ -27,16 +27,15 @@ class Folded:
 
     It is those entries that can be reached from the directory of number 0, the root, whose record
     is `root`. A hard link is an entry of the same shared inode as its target; one that is unbound
-    found no target in the layer. `last` is the name of the layer's last member.
+    found no target in the layer.
     """
 
     def __init__(
-        self, members: Packed, root: bytes, entries: list[bytes], directories: int, last: bytes
+        self, members: Packed, root: bytes, entries: list[bytes], directories: int
     ) -> None:
         self.members = members
         self.root = root
         self.entries = entries
-        self.last = last
         self._starts = _starts(entries, directories)
         self._bare: dict[int, bool] = {}
 

@@ -18,7 +18,7 @@ from struct import Struct
 from typing import NamedTuple
 
 MAGIC = b"imagefs\x1a"
-VERSION = 2
+VERSION = 3
 
 HEADER_BYTES = 4096
 BLOCK_BYTES = 1 << 16
