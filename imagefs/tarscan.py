@@ -80,7 +80,7 @@ def scan(  # noqa: PLR0912, PLR0915
                 if not window.strip(b"\0"):
                     break
                 raise CorruptArchive(f"truncated tar: it ends inside a header, at byte {position}")
-        name, owner, size, mtime, chksum, typeflag, linkname, magic, prefix = fields_of(window, at)
+        name, owner, size, mtime, chksum, typeflag, linkname, prefix = fields_of(window, at)
         try:
             # adler32's low half is 1 plus the sum of the bytes, modulo 65521.
             if checksums[chksum] != adler32(window[at : at + BLOCK]) & 0xFFFF:
@@ -95,7 +95,7 @@ def scan(  # noqa: PLR0912, PLR0915
         except ValueError as error:
             raise CorruptArchive(f"no tar header at byte {position}: {error}") from error
         data = position + BLOCK
-        if typeflag in _COMMON and overrides.empty and (prefix == 0 or magic != b"ustar\0"):
+        if typeflag in _COMMON and overrides.empty and prefix == 0:
             # The way that nearly all members take; _assemble is the same in full.
             if typeflag != b"0":
                 size = 0
@@ -143,8 +143,8 @@ def scan(  # noqa: PLR0912, PLR0915
         raise CorruptArchive("truncated tar: it ends behind an extended header")
 
 
-# name, mode+uid+gid, size, mtime, chksum, typeflag, linkname, magic, first byte of the prefix
-_FIELDS = Struct("<100s24s12s12s8sc100s6s82xB")
+# name, mode+uid+gid, size, mtime, chksum, typeflag, linkname, first byte of the prefix
+_FIELDS = Struct("<100s24s12s12s8sc100s88xB")
 
 
 class _Numbers(dict[bytes, int]):
@@ -226,11 +226,29 @@ def _time(field: bytes) -> int:
 
 def _prefixed(header: bytes) -> bytes:
     name = header[tarfmt.NAME].partition(b"\0")[0]
-    if not header[tarfmt.MAGIC_VERSION].startswith(tarfmt.USTAR_MAGIC):
+    magic = header[tarfmt.MAGIC_VERSION]
+    if magic.startswith(tarfmt.USTAR_MAGIC):
+        star = header[tarfmt.STAR_MAGIC] == tarfmt.STAR_MAGIC_VALUE
+        prefix = header[tarfmt.STAR_PREFIX if star else tarfmt.PREFIX].partition(b"\0")[0]
+    elif magic == tarfmt.GNU_MAGIC_VERSION and not _has_gnu_times(header):
+        # Go's archive/tar wrote such names before 1.8, and takes them for what they were meant as.
+        prefix = header[tarfmt.PREFIX].partition(b"\0")[0]
+        prefix = prefix if prefix.isascii() else b""
+    else:
         return name
-    star = header[tarfmt.STAR_MAGIC] == tarfmt.STAR_MAGIC_VALUE
-    prefix = header[tarfmt.STAR_PREFIX if star else tarfmt.PREFIX].partition(b"\0")[0]
     return prefix + b"/" + name if prefix else name
+
+
+def _has_gnu_times(header: bytes) -> bool:
+    """Tell whether GNU's two times are such, or absent, where ustar has its prefix."""
+    for field in (header[tarfmt.GNU_ATIME], header[tarfmt.GNU_CTIME]):
+        try:
+            # As Go counts: in octal there is no sign, and a number has 64 bits.
+            if field[0] and (number(field) >> 63 not in (0, -1) or field.strip(b" \0")[:1] == b"-"):
+                return False
+        except ValueError:
+            return False
+    return True
 
 
 def _past_end(name: bytes, data: int, stored: int, end: int) -> CorruptArchive:
@@ -266,12 +284,14 @@ def _member(
     typeflag = header[tarfmt.TYPEFLAG]
     data = position + BLOCK
     size = stored = overrides.number("size", _size(header[tarfmt.SIZE]))
-    layout = overrides.sparse()
+    layout = overrides.sparse(stored)
     if typeflag == tarfmt.GNUTYPE_SPARSE:
         layout, data = sparse.oldgnu(read_at, header, data, end)
     mode, uid, gid = _owner(header[tarfmt.MODE_UID_GID])
     mtime, mtimensec = overrides.time("mtime", _time(header[tarfmt.MTIME]))
     name = overrides.name(_prefixed(header))
+    if typeflag == tarfmt.AREGTYPE and name.endswith(b"/"):
+        typeflag = tarfmt.DIRTYPE
     if typeflag in tarfmt.HEADER_ONLY_TYPES:
         size = stored = 0
         layout = None
@@ -286,7 +306,7 @@ def _member(
             layout, used = sparse.pax10(read_at, data, stored, layout.size)
             data, stored = data + used, stored - used
         runs, size = layout.checked(stored, position), layout.size
-    typeflag = _kind(typeflag, name)
+    typeflag = _kind(typeflag)
     if typeflag == tarfmt.DIRTYPE:
         size = stored = 0
     return Member(
@@ -307,10 +327,8 @@ def _member(
     ), following
 
 
-def _kind(typeflag: bytes, name: bytes) -> bytes:
-    """Return what a member is: v7's directories end in a slash, and what is unknown is a file."""
-    if typeflag == tarfmt.AREGTYPE and name.endswith(b"/"):
-        return tarfmt.DIRTYPE
+def _kind(typeflag: bytes) -> bytes:
+    """Return what a member is: what is unknown is a file."""
     if typeflag == tarfmt.GNUTYPE_DUMPDIR:
         return tarfmt.DIRTYPE
     return typeflag if typeflag in tarfmt.HEADER_ONLY_TYPES else tarfmt.REGTYPE

@@ -18,6 +18,9 @@ from tests.opening import Tree, opened, trees, trees_of
 from tests.producers import BUILT, IMAGE, NAME, OTHER_LAYERS, TOOLS, Bench, bench_with
 from tests.samples import OTHER
 
+ESTARGZ = frozenset({"stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark"})
+"""What eStargz adds to the root of a layer."""
+
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
