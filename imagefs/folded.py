@@ -108,6 +108,24 @@ class Folded:
                     waiting.append(packed.number_of(record))
         return counts
 
+    def first_rows(self) -> "array[int]":
+        """Return the row of each shared inode's first name that is no late hard link.
+
+        Rows count from the root, breadth first.
+        """
+        found = array("I", bytes(4 * self.members.inodes))
+        row, waiting = 0, [0]
+        for number in waiting:
+            for _, record in self.children(number):
+                row += 1
+                if packed.is_directory(record):
+                    below = packed.number_of(record)
+                    waiting += [below] if below else []
+                elif packed.is_shared(record) and not packed.is_late(record):
+                    inode = packed.inode_of(record)
+                    found[inode] = found[inode] or row
+        return found
+
 
 def _starts(entries: list[bytes], directories: int) -> "array[int]":
     """Return where the entries of each directory begin, by its number, and where the last end."""

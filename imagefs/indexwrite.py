@@ -46,6 +46,8 @@ class Table:
         self._extras_bytes = rows.EXTRA_UNIT
         self._foreign = array("I")
         self._inodes = _Inodes(tree.name_counts())
+        # Names that cannot stand for their inode may come first in the table.
+        self._first_rows = tree.first_rows() if tree.members.has_late else array("I")
         # The row of an inode above the row of one of its names.
         self._links = array("Q")
         # Rows of directories that hold markers.
@@ -198,7 +200,8 @@ class Table:
     def _leaf_row(self, record: bytes, name: bytes, at: int, parent: int) -> bytes:
         row = inode = self._count
         detail = self._members.detail(record)
-        flags = detail.flags
+        late = packed.is_late(record)
+        flags = detail.flags | (rows.FOREIGN if late else 0)
         if name[:4] == tarfmt.WHITEOUT_PREFIX:
             flags |= self._marker(name)
         if flags & rows.FOREIGN:
@@ -208,7 +211,10 @@ class Table:
         if packed.is_shared(record):
             number = packed.inode_of(record)
             count, inode, extra = self._inodes.of(number)
-            if not inode:
+            if late:
+                inode = self._first_rows[number]
+                extra = self._extra(self._members.detail(self._members.late_link(record)), at)
+            elif not inode:
                 extra = self._extra(detail, at)
                 self._inodes.enter(number, row, extra)
                 inode = row

@@ -12,13 +12,18 @@ from functools import cached_property
 from typing import TypeAlias
 
 from imagefs import nodeid, rows
+from imagefs.indexfile import Child
 from imagefs.memory import SMALL
 from imagefs.merge import S_IFDIR, Place
-from imagefs.packed import clean
+from imagefs.packed import SPECIAL_NAMES, clean
 from imagefs.pile import Chain, Pile, Spot
 
 MAX_STEPS = 1 << 17
 """Most steps through directories that are taken to count the links of an image."""
+
+_MAX_FOLLOWED = 256
+"""Most path components that symbolic links add to the path of a link's target."""
+_S_IFLNK = 0o12
 
 _Trail: TypeAlias = list[tuple[bytes, Spot | None]]
 
@@ -76,21 +81,33 @@ class Links:
 
     def _resolve(self, walk: "_Walk", place: Place, found: dict[int, int]) -> int:
         """Return the inode that a link leads to, as a node id's low bits; 0 if there is none."""
+        first = place
         while True:
             layer, number = place
-            index = self.pile.indexes[layer]
-            *parents, name = clean(index.target(index.row(number))) or [b""]
-            directory = walk.to(self.pile.under(layer), parents)
-            child = directory and self.pile.piles.lookup(directory, name)
-            if not child or child[1].row.mode >> 12 == S_IFDIR:
-                return 0
+            row = self.pile.indexes[layer].row(number)
+            child = self._reach(walk, place)
+            if child is None:
+                behind = place != first and row.inode != number
+                return nodeid.pack(0, layer, row.inode) if behind else 0
             place = child[0].layer, child[1].number
             if not child[1].row.flags & rows.FOREIGN:
                 return nodeid.pack(0, place[0], child[1].row.inode)
             # A link to a link, which is of a lower layer.
             known = found.get(nodeid.pack(0, *place))
-            if known is not None:
+            if known:
                 return known
+
+    def _reach(self, walk: "_Walk", place: Place) -> tuple[Chain, Child] | None:
+        """Return what is no directory where a link's path leads in the layers below the link's."""
+        layer, number = place
+        index = self.pile.indexes[layer]
+        for path in index.target(index.row(number)).split(b"\0"):
+            *parents, name = clean(path) or [b""]
+            directory = walk.to(self.pile.under(layer), parents)
+            child = directory and self.pile.piles.lookup(directory, name)
+            if child and child[1].row.mode >> 12 != S_IFDIR:
+                return child
+        return None
 
 
 class _Walk:
@@ -117,7 +134,34 @@ class _Walk:
             trail.append((name, found))
         self.steps -= 1 + len(path) - common
         self._trail = chain, trail
-        return found
+        return found or (self._follow(chain, path) if chain else None)
+
+    def _follow(self, chain: Chain, path: list[bytes]) -> Spot | None:
+        """Return the directory that a path leads to through symbolic links, inside the root."""
+        trail: list[Spot] = [(chain, 0)]
+        waiting, left = path[::-1], _MAX_FOLLOWED
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                del trail[max(1, len(trail) - 1) :]
+            if name in SPECIAL_NAMES:
+                continue
+            self.steps -= 1
+            child = self._pile.piles.lookup(trail[-1], name)
+            if child is None:
+                return None
+            kind = child[1].row.mode >> 12
+            if kind == S_IFDIR:
+                trail.append((child[0], child[1].number))
+                continue
+            parts = child[0].index.target(child[1].row).split(b"/") if kind == _S_IFLNK else []
+            left -= 1 + len(parts)
+            if not parts or left < 0:
+                return None
+            if not parts[0]:
+                del trail[1:]
+            waiting += reversed(parts)
+        return trail[-1]
 
 
 def _common(trail: _Trail, path: list[bytes]) -> int:

@@ -335,6 +335,10 @@ def _kind(typeflag: bytes) -> bytes:
 
 
 def _device(header: bytes) -> int:
+    magic = header[tarfmt.MAGIC_VERSION]
+    if not magic.startswith(tarfmt.USTAR_MAGIC) and magic != tarfmt.GNU_MAGIC_VERSION:
+        # v7 has no such fields.
+        return 0
     major = number(header[tarfmt.DEVMAJOR]) & 0xFFF
     minor = number(header[tarfmt.DEVMINOR]) & 0xFFFFF
     return major << 8 | minor & 0xFF | (minor & ~0xFF) << 12

@@ -198,7 +198,12 @@ class MergedView(View):
         ]
         if nlink + len(links) > MAX_COUNTED:
             return nlink + len(links)
-        names = [(layer, row) for row in self._pile.indexes[layer].same_inode(number)]
+        index = self._pile.indexes[layer]
+        names = [
+            (layer, at)
+            for at in index.same_inode(number)
+            if not (index.row(at).flags & rows.FOREIGN and self._links.target((layer, at)))
+        ]
         return sum(map(self._is_visible, names + links))
 
     def _is_visible(self, place: Place) -> bool:
