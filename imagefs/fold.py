@@ -292,9 +292,9 @@ class Fold:
     ) -> list[bytes] | None:
         """Return the way from the layer's root to the directory that a symbolic link means.
 
-        None where something else stands in the way, or links go in a circle. Like chroot(2), the
-        layer's root is the root of absolute targets and the parent of itself. Directories that the
-        layer does not hold are made if told to: a lower layer may have them.
+        None where the layer has none, or links go in a circle. Like chroot(2), the layer's root is
+        the root of absolute targets and the parent of itself. Directories that the layer does not
+        hold are made if told to, as a lower layer may have them; a file in their way gives way.
         """
         trail = list(trail)
         links = 0
@@ -316,7 +316,7 @@ class Fold:
                 if links > _MAX_LINKS:
                     return None
                 waiting += self._steps(trail, link)
-            elif child is None and make:
+            elif make and link is None:
                 trail.append(self._enter(key, self._imply(name)))
             else:
                 return None

@@ -184,8 +184,11 @@ class Packed:
             return link
         offset, _, place = _FULL_RECORD.unpack(link)
         fields = _DETAIL.unpack_from(self._details, place)
-        self._count_attributes(len(paths))
-        extra = _padded(rows.EXTRA_HEADER.pack(len(paths), 0, 0) + paths)
+        before, header = self._extra_of(link), rows.EXTRA_HEADER
+        length, xattrs, runs = header.unpack_from(before) if before else (0, 0, 0)
+        rest = before[header.size + length :]
+        self._count_attributes(len(paths) + len(rest))
+        extra = _padded(header.pack(len(paths), xattrs, runs) + paths + rest)
         place = len(self._details)
         self._details += _DETAIL.pack(*fields[:-1], len(extra)) + extra
         return _FULL_RECORD.pack(offset, FULL, place)

@@ -507,6 +507,20 @@ XATTRS = {
         [(b"SCHILY.xattr.user.a", b"1"), (b"SCHILY.xattr.user.a", b"2")],
         {b"user.a": b"2"},
     ),
+    "namespaces that Linux lacks": (
+        [
+            (b"SCHILY.xattr.com.apple.quarantine", b"v"),
+            (b"LIBARCHIVE.xattr.com.apple.FinderInfo", b"dg=="),
+            (b"SCHILY.xattr.user", b"v"),
+            (b"SCHILY.xattr.user.", b"v"),
+            (b"SCHILY.xattr.User.a", b"v"),
+            (b"SCHILY.xattr.user.a", b"1"),
+            (b"SCHILY.xattr.trusted.a", b"2"),
+            (b"SCHILY.xattr.security.capability", b"3"),
+            (b"LIBARCHIVE.xattr.system.a", b"NA=="),
+        ],
+        {b"user.a": b"1", b"trusted.a": b"2", b"security.capability": b"3", b"system.a": b"4"},
+    ),
     "ACLs are no xattrs": ([(b"SCHILY.acl.access", b"user::rwx")], {}),
 }
 

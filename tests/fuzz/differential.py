@@ -1,6 +1,6 @@
 """Our scan of a tar beside other readers': a scanner that sees other names is a way to hide a file.
 
-    python -m tests.fuzz.differential SECONDS [SEED]
+    ./scripts/fuzz differential [SECONDS [SEED]]
 
 The invariant: where Go's archive/tar reads a tar, with which Docker, Podman and umoci read layers,
 our scan gives the same members. Where Go refuses it, no engine would run it, and our scan refuses
