@@ -10,7 +10,6 @@ some 250 beside its name, its target and its attributes, and what a few bytes of
 up (implied directories, attributes, links through links) has a limit of its own.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from itertools import islice
 

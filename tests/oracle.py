@@ -143,9 +143,7 @@ def enter(root: Tree, parts: list[str]) -> Tree:
     return trail[-1]
 
 
-def follow(
-    trail: list[Tree], target: str, links: int, *, make: bool = False
-) -> list[Tree] | None:
+def follow(trail: list[Tree], target: str, links: int, *, make: bool = False) -> list[Tree] | None:
     """Return the way to the directory that a symbolic link in trail[-1] means, or None."""
     if not target or not links:
         return None

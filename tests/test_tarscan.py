@@ -574,7 +574,11 @@ LEGAL: dict[str, tuple[bytes, list[bytes]]] = {
         [b"a"],
     ),
     "a global header behind an extended one": (
-        pax([(b"path", b"p")]) + long_name(b"l") + pax([(b"comment", b"c")], b"g") + file(b"a") + END,
+        pax([(b"path", b"p")])
+        + long_name(b"l")
+        + pax([(b"comment", b"c")], b"g")
+        + file(b"a")
+        + END,
         [b"a"],
     ),
     "a v7 directory with a size": (

@@ -33,6 +33,7 @@ ACCEPTED = {
     "global records": "Go and the engines ignore them; we take times and owners from them, no more",
     "a wrong global record": "it applies to all that follows: we refuse it, as GNU tar does",
     "a number with a plus sign": "nobody writes it; we refuse it, as GNU tar does",
+    "a negative size of what has no content": "Go does not look at it; we refuse it, as GNU tar does",
     "long names of GNU beside pax's": "Go takes GNU's, which is so where it refuses the tar, too",
     "beyond Linux": "names or targets that are too long for any system call: we refuse the layer",
     "extended headers together": "Go bounds each by 1 MiB, we bound what one member has of them",
@@ -163,7 +164,9 @@ def python(tar: bytes) -> Names:
 
 
 _GNU_LINE = re.compile(rb"(.)\S{9} +\d+/\d+ +(?:\d+|\d+,\d+) \S+ \S+ (.*)", re.DOTALL)
-_BSD_LINE = re.compile(rb"(.)\S{9}\S? +\d+ +\d+ +\d+ +(?:\d+|\d+,\d+) +\w+ +\d+ +\S+ (.*)", re.DOTALL)
+_BSD_LINE = re.compile(
+    rb"(.)\S{9}\S? +\d+ +\d+ +\d+ +(?:\d+|\d+,\d+) +\w+ +\d+ +\S+ (.*)", re.DOTALL
+)
 _TOOLS = {
     "tar": (_GNU_LINE, ("tar", "--numeric-owner", "--quoting-style=literal", "-tvf")),
     "bsdtar": (_BSD_LINE, ("bsdtar", "--numeric-owner", "-tvf")),
@@ -254,6 +257,8 @@ def _accepted_refusal(tar: bytes) -> str:
             return "extended headers together"
         if "b'+" in said or ("malformed" in said and re.search(rb"\+\d+ ", tar)):
             return "a number with a plus sign"
+        if "b'-" in said or "a size of -" in said:
+            return "a negative size of what has no content"
         if _has_globals(tar) and "is not a" in said:
             return "a wrong global record"
     return ""

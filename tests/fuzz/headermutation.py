@@ -12,13 +12,13 @@ _TYPES = (b"0", b"0", b"0", b"\0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S
 _ODD_TYPES = (b"Z", b"A", b"8", b"9", b" ", b"X", b"g", b"x", b"\xff")
 _NUMBERS: tuple[int | bytes, ...] = (
     *(0, 1, 5, 511, 512, 513, 1024, 1 << 21, -1),
-    *(b"", b" ", b"7", b" 7 ", b"0000007", b"00000000007\0", b"-7", b"8", b"+7", b"7 7", b"7\0" b"7"),
+    *(b"", b" ", b"7", b" 7 ", b"0000007", b"00000000007\0", b"-7", b"8", b"+7", b"7 7", b"7\07"),
     *(b"\x80" + bytes(6) + b"\x05", b"\x80" + bytes(10) + b"\x05", b"\xff" * 12, b"\xff" * 8),
     *(b"\x80" + b"\xff" * 11, b"\x81" + bytes(10) + b"\x07", b"0x7", b"777777777777"),
 )
-_MAGICS = (USTAR, USTAR, GNU, GNU, V7, b"ustar\0\0\0", b"ustar  \1", b"ustar\0" b"  ", b"USTAR\0" b"00")
+_MAGICS = (USTAR, USTAR, GNU, GNU, V7, b"ustar\0\0\0", b"ustar  \1", b"ustar\0  ", b"USTAR\000")
 _TAILS = (
-    *(b"", b"", b"", b"pre", b"pre/fix", b"00000000001\0", b"00000000001\0" b"00000000002\0"),
+    *(b"", b"", b"", b"pre", b"pre/fix", b"00000000001\0", b"00000000001\000000000002\0"),
     *(b"pre".ljust(163, b"\0") + b"tar\0", b"x" * 155, b"12345670123\0pre", b"\xffpre", b"\x80pre"),
     *(b"\0garbage", b"0000000000-\0", b"7" * 155),
 )
@@ -26,8 +26,14 @@ _PAX: tuple[tuple[bytes, Sequence[bytes]], ...] = (
     (b"path", (b"P", b"P/", b"", b"P" * 200, b"P\0Q", b"../P", b"./P/../Q")),
     (b"linkpath", (b"T", b"", b"T" * 200, b"T\0U")),
     (b"size", (b"0", b"1", b"5", b"512", b"", b"-1", b"x", b"007", b"+5", b" 5", b"9" * 30)),
-    (b"mtime", (b"1.5", b"-1.5", b"1.", b".5", b"1.5x", b"1.0000000005", b"1.123456789x", b"", b"-")),
-    (b"mtime", (b"-0.5", b"1e3", b"99999999999", b"1.5.5", b"1.0000000000x", b"+1", b"-1.000000000")),
+    (
+        b"mtime",
+        (b"1.5", b"-1.5", b"1.", b".5", b"1.5x", b"1.0000000005", b"1.123456789x", b"", b"-"),
+    ),
+    (
+        b"mtime",
+        (b"-0.5", b"1e3", b"99999999999", b"1.5.5", b"1.0000000000x", b"+1", b"-1.000000000"),
+    ),
     (b"uid", (b"7", b"", b"-1", b"x", b"4294967296")),
     (b"gid", (b"7", b"", b"x")),
     (b"GNU.sparse.major", (b"0", b"1", b"2", b"")),
@@ -43,7 +49,17 @@ _PAX: tuple[tuple[bytes, Sequence[bytes]], ...] = (
     (b"hdrcharset", (b"BINARY",)),
 )
 _RAW = (
-    *(b"", b"\0" * 20, b"5 a\n", b"6 a=\n", b"7 a=b\n", b"8 a=b\n", b"x", b"99 a=b\n", b"7 a=b\n\0\0"),
+    *(
+        b"",
+        b"\0" * 20,
+        b"5 a\n",
+        b"6 a=\n",
+        b"7 a=b\n",
+        b"8 a=b\n",
+        b"x",
+        b"99 a=b\n",
+        b"7 a=b\n\0\0",
+    ),
     *(b"07 a=b\n", b"+7 a=b\n", b" 7 a=b\n", b"5 =b\n", b"7 a=b", b"13 path=PPPP\n6 a=\n", b"0 \n"),
 )
 
@@ -103,7 +119,9 @@ def _flipped(block: bytes, chance: random.Random) -> bytes:
 
 def _extended(chance: random.Random) -> bytes:
     """Return an extended header of any kind."""
-    kind = chance.choice((b"x", b"x", b"x", b"L", b"K", b"g", b"X" if chance.random() < 0.1 else b"x"))
+    kind = chance.choice(
+        (b"x", b"x", b"x", b"L", b"K", b"g", b"X" if chance.random() < 0.1 else b"x")
+    )
     if kind in (b"L", b"K"):
         return long_name(chance.choice(_LONG), kind)
     data = b""
