@@ -51,15 +51,17 @@ class Links:
             found = known
         return _place(found) if found else None
 
+    def lead_to(self, inode: Place) -> bool:
+        """Tell whether any counted link leads to an inode."""
+        key, inodes = nodeid.pack(0, *inode), self._counted.inodes
+        at = bisect_left(inodes, key)
+        return at < len(inodes) and inodes[at] == key
+
     def to(self, inode: Place) -> list[Place]:
-        """Return the links that lead to an inode, as far as they are counted."""
-        counted = self._counted
-        key = nodeid.pack(0, *inode)
-        at = bisect_left(counted.inodes, key)
-        if at == len(counted.inodes) or counted.inodes[at] != key:
-            return []
-        end = bisect_right(counted.inodes, key, at)
-        return [_place(link) for link in counted.links[at:end]]
+        """Return the counted links that lead to an inode."""
+        key, counted = nodeid.pack(0, *inode), self._counted
+        first, end = bisect_left(counted.inodes, key), bisect_right(counted.inodes, key)
+        return [_place(link) for link in counted.links[first:end]]
 
     @cached_property
     def _counted(self) -> "_Counted":
