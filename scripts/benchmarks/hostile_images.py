@@ -1,7 +1,7 @@
 """Small archives whose merging costs much, as `docker save` would write them.
 
 Owns what is in each: layers that come many times, deep chains of directories, hard links to lower
-layers, sparse files of many runs, wide directories. Headers are made here, as Python's tarfile takes
+layers, sparse files of many runs, wide directories. Headers are made here: Python's tarfile takes
 too long for millions of them.
 """
 
