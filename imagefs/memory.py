@@ -32,29 +32,43 @@ class Memory:
         self._shelves.append(shelf)
 
     def keep(self, shelf: "Shelf[K, V]", key: K, value: V, weight: int) -> None:
-        """Put a value on a shelf; what has lain on all of them for longest makes room."""
+        """Put a value on a shelf; what has lain on the heaviest for longest makes room."""
         with self._lock:
-            if key not in shelf.known:
-                self.weight += weight
-                if weight != SMALL:
-                    shelf.heavy[key] = weight
+            before = shelf.heavy.get(key, SMALL) if key in shelf.known else 0
             shelf.known[key] = value
-            while self.weight > self._most:
-                self._make_room()
+            if weight != SMALL:
+                shelf.heavy[key] = weight
+            shelf.weight += weight - before
+            self.weight += weight - before
+            while self.weight > self._most and self._make_room(shelf):
+                pass
 
-    def _make_room(self) -> None:
-        for shelf in self._shelves:
-            for key in list(islice(shelf.known, len(shelf.known) // 4 + 1)):
-                del shelf.known[key]
-                self.weight -= shelf.heavy.pop(key, SMALL)
+    def _make_room(self, last: "Shelf[Any, Any]") -> bool:
+        """Drop a quarter of the heaviest shelf, but for what was put on one last."""
+        shelf = max(self._shelves, key=lambda one: one.weight if one.known else -1)
+        if shelf is last and len(shelf.known) == 1:
+            others = [one for one in self._shelves if one is not last and one.known]
+            if not others:
+                return False
+            shelf = max(others, key=lambda one: one.weight)
+        for key in list(islice(shelf.known, (len(shelf.known) + 3) // 4)):
+            del shelf.known[key]
+            weight = shelf.heavy.pop(key, SMALL)
+            shelf.weight -= weight
+            self.weight -= weight
+        return True
 
 
 class Shelf(Generic[K, V]):
-    """What is remembered of one kind; `known` is for looking alone."""
+    """What is remembered of one kind; `known` is for looking alone.
+
+    `heavy` has what those of its entries weigh that are not SMALL.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self.known: dict[K, V] = {}
         self.heavy: dict[K, int] = {}
+        self.weight = 0
         self._memory = memory
         memory.add(self)
 

@@ -96,14 +96,22 @@ class Listing(NamedTuple, Generic[L]):
 def lookup(places: Iterable[tuple[L, int]], name: bytes) -> tuple[L, Child] | None:
     """Return the topmost thing that a directory has under a name, and its level."""
     for level, number in places:
-        index = level.index
-        directory = index.row(number)
-        child = index.find(directory, name)
-        if child is not None and not child.row.flags & rows.HIDDEN:
+        child, ends = says(level, number, name)
+        if child is not None:
             return level, child
-        if deletes(index, directory, name):
+        if ends:
             return None
     return None
+
+
+def says(level: Level, number: int, name: bytes) -> tuple[Child | None, bool]:
+    """Return what a layer's directory has under a name, and whether it hides what is below."""
+    index = level.index
+    directory = index.row(number)
+    child = index.find(directory, name)
+    if child is not None and not child.row.flags & rows.HIDDEN:
+        return child, True
+    return None, deletes(index, directory, name)
 
 
 def deletes(index: Index, directory: Row, name: bytes) -> bool:
@@ -114,25 +122,18 @@ def deletes(index: Index, directory: Row, name: bytes) -> bool:
     return marker is not None and bool(marker.row.flags & rows.WHITEOUT)
 
 
-def named(
-    places: Iterable[tuple[L, int]], name: bytes, *, through: bool = False
-) -> Iterator[tuple[L, Child]]:
-    """Yield the directories of a name that show through each other.
+def named(places: Iterable[tuple[L, int]], name: bytes) -> Iterator[tuple[L, Child]]:
+    """Yield the directories of a name that stand above each other, opaque or not.
 
-    With `through`, they go on below an opaque marker, which hides what lower ones hold but not
-    what they are.
+    An opaque marker hides what lower ones hold, but not what they are.
     """
     for level, number in places:
-        index = level.index
-        directory = index.row(number)
-        child = index.find(directory, name)
-        if child is not None and not child.row.flags & rows.HIDDEN:
+        child, _ = says(level, number, name)
+        if child is not None:
             if child.row.mode >> 12 != S_IFDIR:
                 return
             yield level, child
-            if child.row.flags & rows.OPAQUE and not through:
-                return
-        if deletes(index, directory, name):
+        if deletes(level.index, level.index.row(number), name):
             return
 
 

@@ -8,7 +8,7 @@ be used by many threads.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeAlias, Union
 from weakref import WeakValueDictionary
 
@@ -46,6 +46,9 @@ Spot: TypeAlias = tuple[Chain, int]
 """A directory: the chain whose topmost layer has it, and its row there."""
 
 
+_UNKNOWN = (Chain(0, 0, None, None), 0)  # type: ignore[arg-type]
+
+
 def _key(spot: Spot | None) -> int:
     return 0 if spot is None else spot[0].number << _SHIFT | spot[1]
 
@@ -58,6 +61,7 @@ class Piles:
         self._chains: WeakValueDictionary[tuple[int, int], Chain] = WeakValueDictionary()
         self._below: Shelf[int, int] = Shelf(memory)
         self._shown: Shelf[int, int] = Shelf(memory)
+        self._described: Shelf[int, int] = Shelf(memory)
         self.links: Shelf[tuple[int, int], int] = Shelf(memory)
         """By chain and place of a link: the inode of a lower layer that it leads to."""
         self.counts: Shelf[tuple[int, int], int] = Shelf(memory)
@@ -74,15 +78,57 @@ class Piles:
 
     def below(self, chain: Chain, number: int) -> Spot | None:
         """Return the directory that shows through a directory, or None."""
+        found = self._at_hand(chain, number)
+        if found is not _UNKNOWN:
+            return found
+        # Not by recursion: the way may lead up a long path and down many layers.
+        waiting = [self._find(chain, number)]
+        answer: Spot | None = None
+        while waiting:
+            try:
+                wanted = waiting[-1].send(answer)
+            except StopIteration as done:
+                answer = done.value
+                waiting.pop()
+                continue
+            answer = self._at_hand(*wanted)
+            if answer is _UNKNOWN:
+                waiting.append(self._find(*wanted))
+                answer = None
+        return answer
+
+    def _at_hand(self, chain: Chain, number: int) -> Spot | None:
+        """Return what shows through a directory if that is known, else _UNKNOWN."""
         if chain.below is None:
             return None
         if not number:
             return None if chain.index.row(0).flags & rows.OPAQUE else (chain.below, 0)
         known = self._below.known.get(chain.number << _SHIFT | number)
-        if known is not None:
-            return chain.at(known) if known else None
-        places = self._find((chain, number))
-        return places[1] if len(places) > 1 else None
+        if known is None:
+            return _UNKNOWN
+        return chain.at(known) if known else None
+
+    def _find(self, chain: Chain, number: int) -> Generator[Spot, Spot | None, Spot | None]:
+        """Find out what shows through a directory; yields directories of which it must know that.
+
+        It is what its parent's lower ones have under its name, unless something hides it.
+        """
+        index = chain.index
+        row = index.row(number)
+        name = index.name(row)
+        found: Spot | None = None
+        lower = yield chain, row.parent
+        if row.flags & rows.OPAQUE or merge.deletes(index, index.row(row.parent), name):
+            lower = None
+        while lower is not None:
+            child, ends = merge.says(*lower, name)
+            if child is not None:
+                if child.row.mode >> 12 == S_IFDIR:
+                    found = lower[0], child.number
+                break
+            lower = None if ends else (yield lower)
+        self._below.keep(chain.number << _SHIFT | number, _key(found))
+        return found
 
     def stack(self, spot: Spot) -> Iterator[Spot]:
         """Yield a directory, and all that show through it, topmost first."""
@@ -90,42 +136,6 @@ class Piles:
         while below is not None:
             yield below
             below = self.below(*below)
-
-    def _find(self, spot: Spot) -> list[Spot]:
-        """Return a directory and all that show through it, from what is known of its parents."""
-        chain, number = spot
-        missing: list[tuple[int, Row]] = []
-        while (places := self._known(chain, number)) is None:
-            row = chain.index.row(number)
-            missing.append((number, row))
-            number = row.parent
-        for at, row in reversed(missing):
-            above, places = places, [(chain, at)]
-            name = chain.index.name(row)
-            if not row.flags & rows.OPAQUE and not merge.deletes(
-                chain.index, chain.index.row(row.parent), name
-            ):
-                places += [(one, child.number) for one, child in merge.named(above[1:], name)]
-            self.remember(places)
-        return places
-
-    def _known(self, chain: Chain, number: int) -> list[Spot] | None:
-        """Return a directory and all that show through it, as far as that is remembered."""
-        below: Spot | None = (chain, number)
-        places = []
-        while below is not None:
-            chain, number = below
-            places.append(below)
-            if chain.below is None:
-                break
-            if number:
-                key = self._below.known.get(chain.number << _SHIFT | number)
-                if key is None:
-                    return None
-                below = chain.at(key) if key else None
-            else:
-                below = self.below(chain, 0)
-        return places
 
     def _directory(self, places: Iterator[Spot], name: bytes) -> Spot | None:
         found = merge.lookup(places, name)
@@ -183,29 +193,40 @@ class Piles:
 
         A directory that its layer only implies takes the next lower one's.
         """
-        for chain, number in self.stack(spot):
-            row = chain.index.row(number)
-            if not row.flags & rows.IMPLIED:
-                return chain.layer, row
-        if row.flags & rows.OPAQUE:
-            for chain, row in self._through(spot):
-                if not row.flags & rows.IMPLIED:
-                    return chain.layer, row
         chain, number = spot
-        return chain.layer, chain.index.row(number)
+        row = chain.index.row(number)
+        if row.flags & rows.IMPLIED and chain.below is not None:
+            key = self._described.known.get(chain.number << _SHIFT | number)
+            if key is None:
+                key = _key(self._find_described(spot))
+                self._described.keep(chain.number << _SHIFT | number, key)
+            chain, number = chain.at(key)
+            row = chain.index.row(number)
+        return chain.layer, row
 
-    def _through(self, spot: Spot) -> Iterator[tuple[Chain, Row]]:
+    def _find_described(self, spot: Spot) -> Spot:
+        last = spot
+        for last in self.stack(spot):
+            if not last[0].index.row(last[1]).flags & rows.IMPLIED:
+                return last
+        if last[0].index.row(last[1]).flags & rows.OPAQUE:
+            for chain, number in self._through(spot):
+                if not chain.index.row(number).flags & rows.IMPLIED:
+                    return chain, number
+        return spot
+
+    def _through(self, spot: Spot) -> Iterator[Spot]:
         """Yield the directories of a place, as if opaque markers in them hid nothing."""
         chain, number = spot
         row = chain.index.row(number)
         if number:
             parents = self.stack((chain, row.parent))
-            found = merge.named(parents, chain.index.name(row), through=True)
-            yield from ((one, child.row) for one, child in found)
+            found = merge.named(parents, chain.index.name(row))
+            yield from ((one, child.number) for one, child in found)
             return
         below: Chain | None = chain
         while below is not None:
-            yield below, below.index.row(0)
+            yield below, 0
             below = below.below
 
 

@@ -67,8 +67,8 @@ class ImageFs:
         self._free_layers = nodeid.Numbers(nodeid.MAX_LAYERS)
         self.free_views = nodeid.Numbers(nodeid.MAX_VIEWS)
         self._free_inos = nodeid.InodeNumbers()
-        memory = Memory()
-        self._piles, self._maps = Piles(memory), Maps(memory)
+        self._memory = Memory()
+        self._piles, self._maps = Piles(self._memory), Maps(self._memory)
         self._root = ROOT_ID
         self.made = SyntheticTree()
 

@@ -179,7 +179,7 @@ class MergedView(View):
             target = (layer, row.inode)
         else:
             row = self._pile.indexes[target[0]].row(target[1])
-        if row.nlink == 1 and not self._links.to(target):
+        if row.nlink == 1 and not self._links.lead_to(target):
             return 0, target
         counts = self._piles.counts
         key = self._pile.chain(self.layer).number, nodeid.pack(0, *target)

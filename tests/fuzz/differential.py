@@ -33,7 +33,7 @@ ACCEPTED = {
     "global records": "Go and the engines ignore them; we take times and owners from them, no more",
     "a wrong global record": "it applies to all that follows: we refuse it, as GNU tar does",
     "a number with a plus sign": "nobody writes it; we refuse it, as GNU tar does",
-    "a negative size of what has no content": "Go does not look at it; we refuse it, as GNU tar does",
+    "a negative size of what has no content": "Go does not look at it; we do, as GNU tar",
     "long names of GNU beside pax's": "Go takes GNU's, which is so where it refuses the tar, too",
     "beyond Linux": "names or targets that are too long for any system call: we refuse the layer",
     "extended headers together": "Go bounds each by 1 MiB, we bound what one member has of them",
