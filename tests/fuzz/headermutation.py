@@ -12,13 +12,13 @@ _TYPES = (b"0", b"0", b"0", b"\0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S
 _ODD_TYPES = (b"Z", b"A", b"8", b"9", b" ", b"X", b"g", b"x", b"\xff")
 _NUMBERS: tuple[int | bytes, ...] = (
     *(0, 1, 5, 511, 512, 513, 1024, 1 << 21, -1),
-    *(b"", b" ", b"7", b" 7 ", b"0000007", b"00000000007\0", b"-7", b"8", b"+7", b"7 7", b"7\07"),
+    *(b"", b" ", b"7", b" 7 ", b"0000007", b"00000000007\0", b"-7", b"8", b"+7", b"7 7", b"7\x007"),
     *(b"\x80" + bytes(6) + b"\x05", b"\x80" + bytes(10) + b"\x05", b"\xff" * 12, b"\xff" * 8),
     *(b"\x80" + b"\xff" * 11, b"\x81" + bytes(10) + b"\x07", b"0x7", b"777777777777"),
 )
-_MAGICS = (USTAR, USTAR, GNU, GNU, V7, b"ustar\0\0\0", b"ustar  \1", b"ustar\0  ", b"USTAR\000")
+_MAGICS = (USTAR, USTAR, GNU, GNU, V7, b"ustar\0\0\0", b"ustar  \1", b"ustar\0  ", b"USTAR\x0000")
 _TAILS = (
-    *(b"", b"", b"", b"pre", b"pre/fix", b"00000000001\0", b"00000000001\000000000002\0"),
+    *(b"", b"", b"", b"pre", b"pre/fix", b"00000000001\0", b"00000000001\x0000000000002\0"),
     *(b"pre".ljust(163, b"\0") + b"tar\0", b"x" * 155, b"12345670123\0pre", b"\xffpre", b"\x80pre"),
     *(b"\0garbage", b"0000000000-\0", b"7" * 155),
 )
