@@ -16,7 +16,18 @@ PACKAGE = Path(imagefs.__file__).parent
 # Rooms in the order of the way, each with the rooms it may know besides itself and `values`.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "values": (
-        {"", "errors", "image", "files", "hashing", "imageconfig", "answers", "lifeline", "lease"},
+        {
+            "",
+            "errors",
+            "image",
+            "shortid",
+            "files",
+            "hashing",
+            "imageconfig",
+            "answers",
+            "lifeline",
+            "lease",
+        },
         set(),
     ),
     "host": ({"mountinfo", "daemon"}, set()),
