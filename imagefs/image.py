@@ -13,11 +13,16 @@ MAX_LAYER_BYTES = 64 * 1000**3
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A run of bytes in a file of this host: `length` bytes from `offset` on."""
+    """A run of bytes in a file of this host: `length` bytes from `offset` on.
+
+    `identity` is what the file was when it was found, by `files.identity_of`, where its name may
+    come to mean another one: such a blob is only ever opened by `files.open_blob`.
+    """
 
     path: Path
     offset: int
     length: int
+    identity: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from imagefs import lifeline, rows
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.files import published
+from imagefs.files import check_identity, published
 from imagefs.image import Blob, Layer
 from imagefs.indexfile import Index
 
@@ -37,6 +37,7 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
             status = os.stat(blob.path if fd is None else fd)
         except OSError as error:
             raise HostError(f"{blob.path}: {error.strerror}") from error
+        check_identity(blob, status)
         identity = (
             os.path.realpath(blob.path),
             status.st_dev,

@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from imagefs import rows
 from imagefs.errors import CorruptArchive
-from imagefs.files import host_errors
+from imagefs.files import host_errors, open_blob
 from imagefs.image import Layer
 from imagefs.index import blob_of, key_of
 from imagefs.indexfile import Index
@@ -44,7 +44,7 @@ class OpenLayer:
         self._lease: Lease | None = None
         self._maps: dict[int, _SparseMap] = {}
         with host_errors(blob.path):
-            self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_blob(blob)
         self._stamp = self._look()
         # Looked at after the stamp was taken: this file, as it is now, is what was indexed.
         if key_of(layer, self._fd) != index.key:

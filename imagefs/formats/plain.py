@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from imagefs import compression
+from imagefs import compression, files
 from imagefs.compression import Compression, TooLargeError
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.files import fsync_file, host_errors
@@ -86,7 +86,7 @@ def _kind(layer: PackedLayer) -> Compression | None:
 def open_blob(blob: Blob) -> Iterator[int]:
     """Open the file that a blob lies in."""
     try:
-        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.open_blob(blob)
     except OSError as error:
         raise HostError(f"{blob.path}: {error.strerror}") from error
     try:

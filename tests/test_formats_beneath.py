@@ -1,0 +1,197 @@
+"""Archives that are changed while they are opened: nothing else is shown in their place, ever."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imagefs.errors import CorruptArchive, ImagefsError
+from imagefs.filesystem import FileSystem
+from imagefs.formats import beneath
+from imagefs.store import Store
+from imagefs.vfs import image_fs
+from tests import samples, tars
+from tests.opening import opened, tree_of
+from tests.samples import IMAGE
+
+SECRET = b"only root may read this"
+FOREIGN = replace(IMAGE, layers=(tars.layer({"etc/conf": SECRET.decode()}), *IMAGE.layers[1:]))
+ROUNDS = 150
+
+LAYOUTS = {
+    "OCI layout": lambda image: samples.oci_layout(image, pack=samples.plain, kind="tar"),
+    "packed OCI layout": samples.oci_layout,
+    "dir:": samples.docker_dir,
+    "docker-archive": samples.docker_20,
+    "Docker before 1.10": samples.docker_1_9,
+}
+
+
+LAYER_OF = {"OCI layout": samples.plain, "packed OCI layout": samples.gz}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Iterator[int]:
+    """A directory with links of all kinds, opened."""
+    (tmp_path / "secret").write_bytes(SECRET)
+    inside = samples.unpack(
+        tmp_path / "top",
+        {
+            "real/file": b"x",
+            "link": "real/file",
+            "way": "real",
+            "around": "real/../way/../link",
+            "above": "..",
+            "out": "../secret",
+            "up": "real/../../secret",
+            "circle": "circle",
+            "away": str(tmp_path / "secret"),
+            "back": str(tmp_path / "top/real/file"),
+            "beside": str(tmp_path / "top.other"),
+        },
+    )
+    os.mkfifo(inside / "fifo")
+    fd = os.open(inside, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("real/file", "real/file"),
+        ("./real//file", "real/file"),
+        ("link", "real/file"),
+        ("way/file", "real/file"),
+        ("way/../way/file", "real/file"),
+        ("around", "real/file"),
+        ("back", "real/file"),
+        ("real", None),
+        ("way", None),
+        ("fifo", None),
+        ("circle", None),
+        ("", None),
+        ("out", beneath.LeadsOutError),
+        ("up", beneath.LeadsOutError),
+        ("away", beneath.LeadsOutError),
+        ("beside", beneath.LeadsOutError),
+        ("above/secret", beneath.LeadsOutError),
+        ("above/top/real/file", beneath.LeadsOutError),
+        ("../top/real/file", beneath.LeadsOutError),
+        ("real/absent", FileNotFoundError),
+        ("real/file/x", NotADirectoryError),
+        ("fifo/x", NotADirectoryError),
+    ],
+)
+def test_what_lies_beneath(
+    top: int, tmp_path: Path, name: str, found: str | type[Exception] | None
+) -> None:
+    """Links are followed as long as they stay inside, and nothing else but files is found."""
+    before = len(os.listdir("/proc/self/fd"))
+    if isinstance(found, type):
+        with pytest.raises(found):
+            beneath.find(top, str(tmp_path / "top"), name)
+    else:
+        there = beneath.find(top, str(tmp_path / "top"), name)
+        assert (there and there.path) == found
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_file_that_became_a_link_is_not_shown(kind: str, tmp_path: Path, store: Store) -> None:
+    """Between the look at a layout and the mount, its files are swapped for links to others."""
+    path = samples.unpack(tmp_path / "layout", LAYOUTS[kind](IMAGE))
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(FOREIGN.layers[0])
+    image = opened(path, store)
+    for file in [file for file in path.rglob("*") if file.is_file()]:
+        file.unlink()
+        file.symlink_to(foreign)
+    if all(layer.stored for layer in image.layers):
+        assert SECRET not in contents(image_fs(image, store.index_dir, None))
+        return
+    with pytest.raises(CorruptArchive, match="was changed while it was opened"):
+        image_fs(image, store.index_dir, None)
+
+
+def test_an_archive_that_became_a_link_is_not_shown(tmp_path: Path, store: Store) -> None:
+    """The same with a single file, whose members lie where they did."""
+    path = samples.write(tmp_path / "x.tar", samples.docker_20(IMAGE))
+    image = opened(path, store)
+    path.unlink()
+    path.symlink_to(samples.write(tmp_path / "y.tar", samples.docker_20(FOREIGN)))
+    with pytest.raises(CorruptArchive, match="was changed while it was opened"):
+        image_fs(image, store.index_dir, None)
+
+
+def test_what_a_name_has_come_to_mean_is_not_even_opened(tmp_path: Path, store: Store) -> None:
+    """A FIFO in the place of an archive would have its opener wait for ever."""
+    path = samples.write(tmp_path / "x.tar", samples.docker_20(IMAGE))
+    image = opened(path, store)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CorruptArchive, match="was changed while it was opened"):
+        image_fs(image, store.index_dir, None)
+
+
+@pytest.mark.parametrize("kind", ["OCI layout", "packed OCI layout"])
+def test_swapping_all_the_while_shows_nothing_else(kind: str, tmp_path: Path) -> None:
+    """However often the blobs' directory changes hands, an image is shown as it is, or not."""
+    path = samples.unpack(tmp_path / "layout", LAYOUTS[kind](IMAGE))
+    blobs = path / "blobs"
+    blobs.rename(path / "own")
+    swapped = {LAYER_OF[kind](IMAGE.layers[0]): LAYER_OF[kind](FOREIGN.layers[0])}
+    kept = {f"sha256/{file.name}": file.read_bytes() for file in (path / "own/sha256").iterdir()}
+    samples.unpack(
+        tmp_path / "foreign", {name: swapped.get(one, one) for name, one in kept.items()}
+    )
+    outcomes = set()
+    with swapping(blobs, path / "own", tmp_path / "foreign"):
+        for number in range(ROUNDS):
+            store = Store(tmp_path / f"cache{number}")
+            try:
+                shown = contents(image_fs(opened(path, store), store.index_dir, None))
+            except ImagefsError:
+                outcomes.add("refused")
+                continue
+            finally:
+                store.close()
+            assert SECRET not in shown
+            outcomes.add("shown")
+    assert outcomes == {"refused", "shown"}
+
+
+@contextmanager
+def swapping(link: Path, *targets: Path) -> Iterator[None]:
+    """Have a link lead to each of the targets in turn, as fast as can be."""
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            for number, target in enumerate(targets):
+                made = link.with_name(f"next{number}")
+                made.symlink_to(target)
+                made.replace(link)
+
+    link.symlink_to(targets[0])
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def contents(fs: FileSystem) -> bytes:
+    """All bytes of all files of an image's layers."""
+    return b"".join(said[-2] for said in tree_of(fs, "layers").values())
