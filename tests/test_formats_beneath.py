@@ -1,6 +1,8 @@
 """Archives that are changed while they are opened: nothing else is shown in their place, ever."""
 
+import ctypes
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from tests.samples import IMAGE
 SECRET = b"only root may read this"
 FOREIGN = replace(IMAGE, layers=(tars.layer({"etc/conf": SECRET.decode()}), *IMAGE.layers[1:]))
 ROUNDS = 150
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 LAYOUTS = {
     "OCI layout": lambda image: samples.oci_layout(image, pack=samples.plain, kind="tar"),
@@ -148,14 +151,13 @@ def test_swapping_all_the_while_shows_nothing_else(kind: str, tmp_path: Path) ->
     """However often the blobs' directory changes hands, an image is shown as it is, or not."""
     path = samples.unpack(tmp_path / "layout", LAYOUTS[kind](IMAGE))
     blobs = path / "blobs"
-    blobs.rename(path / "own")
     swapped = {LAYER_OF[kind](IMAGE.layers[0]): LAYER_OF[kind](FOREIGN.layers[0])}
-    kept = {f"sha256/{file.name}": file.read_bytes() for file in (path / "own/sha256").iterdir()}
+    kept = {f"sha256/{file.name}": file.read_bytes() for file in (blobs / "sha256").iterdir()}
     samples.unpack(
         tmp_path / "foreign", {name: swapped.get(one, one) for name, one in kept.items()}
     )
     outcomes = set()
-    with swapping(blobs, path / "own", tmp_path / "foreign"):
+    with swapping(blobs, tmp_path / "foreign"):
         for number in range(ROUNDS):
             store = Store(tmp_path / f"cache{number}")
             try:
@@ -171,18 +173,19 @@ def test_swapping_all_the_while_shows_nothing_else(kind: str, tmp_path: Path) ->
 
 
 @contextmanager
-def swapping(link: Path, *targets: Path) -> Iterator[None]:
-    """Have a link lead to each of the targets in turn, as fast as can be."""
+def swapping(directory: Path, foreign: Path) -> Iterator[None]:
+    """Have a directory be, in turn, itself and a link to a foreign one; it is never absent."""
     ended = threading.Event()
+    other = directory.with_name("aside")
+    other.symlink_to(foreign)
+    rename = ctypes.CDLL(None, use_errno=True).renameat2
+    rng = random.Random(1)
 
     def swap() -> None:
-        while not ended.is_set():
-            for number, target in enumerate(targets):
-                made = link.with_name(f"next{number}")
-                made.symlink_to(target)
-                made.replace(link)
+        # At moments of an opening that differ from round to round.
+        while not ended.wait(rng.uniform(0, 0.04)):
+            assert rename(AT_FDCWD, bytes(directory), AT_FDCWD, bytes(other), RENAME_EXCHANGE) == 0
 
-    link.symlink_to(targets[0])
     thread = threading.Thread(target=swap)
     thread.start()
     try:
