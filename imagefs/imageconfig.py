@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from imagefs import platform
 from imagefs.errors import CorruptArchive
 
 DIGESTS = {"sha256": 64, "sha512": 128}
@@ -105,5 +106,4 @@ def _created_by(history: Any, count: int) -> tuple[str, ...]:
 
 
 def _platform(config: dict[str, Any]) -> str:
-    parts = (config.get("os"), config.get("architecture"), config.get("variant"))
-    return "/".join(part for part in parts if isinstance(part, str) and part)
+    return platform.joined(*(config.get(key) for key in ("os", "architecture", "variant")))

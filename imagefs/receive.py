@@ -20,11 +20,11 @@ from typing import Any, Self
 from imagefs import imageconfig
 from imagefs.answers import one_line
 from imagefs.compression import MAGIC_BYTES, Compression, TooLargeError, plain, recognise
-from imagefs.engine import same_platform
 from imagefs.errors import CorruptArchive, EngineError, HostError
 from imagefs.exportstream import members
 from imagefs.hashing import HashedFile
 from imagefs.image import Blob, Layer
+from imagefs.platform import parse
 from imagefs.store import Store
 from imagefs.tarfmt import LNKTYPE, REGTYPE, SYMTYPE
 
@@ -177,8 +177,8 @@ class Receiver:
         # In the containerd image store, an id is the digest of an index or manifest in the export,
         # but for a single platform's, which comes without the index.
         known = {config_part.digest, *(part.digest for part in self._parts.values())}
-        asked_for = platform is not None and same_platform(platform, facts.platform)
-        if engine_id not in known and not asked_for:
+        fits = parse(platform).rank(facts.platform) if platform is not None else None
+        if engine_id not in known and fits is None:
             raise EngineError(
                 f"the engine was asked for image {engine_id} and exported {config_part.digest}"
             )

@@ -45,6 +45,7 @@ class SampleImage:
     layers: tuple[bytes, ...]
     names: tuple[str, ...] = ("sample/app:1",)
     architecture: str = "amd64"
+    variant: str = ""
     made_by: tuple[str, ...] = ()
     algorithm: str = "sha256"
 
@@ -58,6 +59,7 @@ class SampleImage:
                 "history": self.history,
                 "os": "linux",
                 "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
+                **({"variant": self.variant} if self.variant else {}),
             }
         )
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from imagefs import platform
 from imagefs.errors import CorruptArchive, UsageError
-from imagefs.formats import choice
 from imagefs.image import Image
 from imagefs.progress import Silent
 from imagefs.source import Inspection, SourceRequest, inspect, open_images
@@ -25,7 +25,7 @@ from tests.samples import IMAGE, OTHER, SampleImage
 
 SEVERAL = {"docker": samples.docker_20, "podman": samples.podman, "oci": samples.oci_layout}
 OTHERS_ID = samples.hexdigest(OTHER.config)
-HOST = choice.host_platform().partition("/")[2]
+HOST = str(platform.of_host()).partition("/")[2]
 
 
 def variant(architecture: str) -> SampleImage:
@@ -193,19 +193,36 @@ def test_the_only_platform_needs_no_asking(tmp_path: Path, store: Store) -> None
             opened(path, store, platform=f"linux/{HOST}")
 
 
-def test_variants_of_arm() -> None:
-    """A variant that is not said is any; v8 is what every arm64 is."""
-    for wanted, platform, fits in (
-        ("linux/arm64", "linux/arm64/v8", True),
-        ("linux/arm64/v8", "linux/arm64", True),
-        ("arm64", "linux/arm64/v8", True),
-        ("linux/arm", "linux/arm/v7", True),
-        ("linux/arm/v7", "linux/arm/v6", False),
-        ("linux/arm", "linux/arm64", False),
-        ("windows/amd64", "linux/amd64", False),
-        ("linux/AMD64", "linux/amd64", True),
-    ):
-        assert choice.is_for(wanted, platform) is fits, (wanted, platform)
+@pytest.mark.parametrize(
+    ("wanted", "listed", "taken"),
+    [
+        ("linux/arm", ["v5", "v6", "v7", "v8"], "v7"),
+        ("linux/arm", ["v5", "v6"], "v6"),
+        ("arm", ["v5", "v7"], "v7"),
+        ("linux/arm/v6", ["v7", "v5", "v6"], "v6"),
+        ("linux/arm/v6", ["v7", "v5"], "v5"),
+        ("linux/arm/v5", ["v7", "v6"], None),
+        ("armhf", ["v5", "v6", "v7"], "v7"),
+        ("linux/amd64", ["v3", "v2", ""], ""),
+        ("linux/amd64", ["v3", "v2"], "v2"),
+        ("linux/amd64/v3", ["", "v2", "v4", "v3"], "v3"),
+        ("linux/amd64/v3", ["", "v2", "v4"], "v2"),
+        ("linux/arm64", ["v9", "v8"], "v8"),
+        ("aarch64", ["v9.2", ""], ""),
+    ],
+)
+def test_the_best_variant_is_taken(
+    wanted: str, listed: list[str], taken: str | None, tmp_path: Path, store: Store
+) -> None:
+    """Whatever the order of an index, the newest variant that the wanted one runs comes first."""
+    architecture = str(platform.parse(wanted)).split("/")[1]
+    images = {name: replace(variant(architecture), variant=name) for name in listed}
+    path = samples.write(tmp_path / "x", samples.oci_layout(*images.values()))
+    if taken is None:
+        with pytest.raises(UsageError, match=r"no image for linux/arm/v5; choose .*arm/v7"):
+            opened(path, store, platform=wanted)
+    else:
+        assert opened(path, store, platform=wanted).config == images[taken].config
 
 
 @pytest.mark.parametrize("artifact", [samples.artifact, samples.cosign_signature])

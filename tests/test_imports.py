@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
             "files",
             "hashing",
             "imageconfig",
+            "platform",
             "answers",
             "lifeline",
             "lease",

@@ -4,10 +4,10 @@ Pure: packed images in, packed images out, or a UsageError that lists what there
 call it.
 """
 
-import platform as host
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
+from imagefs import platform as platforms
 from imagefs import reference
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.formats.members import shown
@@ -16,24 +16,6 @@ from imagefs.formats.values import Packed, PackedImage
 _POSITION_DIGITS = 3
 _LISTED = 20
 """Images, or names of one, that a message lists."""
-_MACHINES = {
-    "x86_64": "amd64",
-    "aarch64": "arm64",
-    "arm64": "arm64",
-    "armv7l": "arm/v7",
-    "armv6l": "arm/v6",
-    "i386": "386",
-    "i686": "386",
-    "loongarch64": "loong64",
-    "mips64": "mips64le",
-}
-"""What uname(2) calls a machine, in Go's words where they differ."""
-
-
-def host_platform() -> str:
-    """Return the platform whose images this host runs: Linux, on its own architecture."""
-    machine = host.machine()
-    return f"linux/{_MACHINES.get(machine, machine)}"
 
 
 def one(packed: Packed, image: str | None, platform: str | None) -> PackedImage:
@@ -90,8 +72,10 @@ def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
 
 def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
     """Return the one of an entry's images that is for the platform."""
-    wanted = platform or host_platform()
-    fitting = [image for image in variants if is_for(wanted, image.platform)]
+    wanted = platforms.parse(platform) if platform else platforms.of_host()
+    ranks = {id(image): wanted.rank(image.platform) for image in variants}
+    fitting = [image for image in variants if ranks[id(image)] is not None]
+    fitting.sort(key=lambda image: ranks[id(image)] or ())
     held = [image for image in variants if image.held]
     preferred: Sequence[PackedImage] = [image for image in fitting if image.held]
     if not preferred and platform is None:
@@ -100,7 +84,7 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
     fitting.sort(key=lambda image: bool(image.problem))
     if not (preferred or fitting):
         raise UsageError(
-            f"{packed.place} holds no image for {shown(wanted)};"
+            f"{packed.place} holds no image for {wanted};"
             f" choose with --platform: {_platforms(held or variants)}"
         )
     chosen = (*preferred, *fitting)[0]
@@ -113,21 +97,6 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
 
 def _platforms(images: Iterable[PackedImage]) -> str:
     return _listing(dict.fromkeys(shown(image.platform or "unknown") for image in images))
-
-
-def is_for(wanted: str, platform: str) -> bool:
-    """Tell whether an image's platform is the wanted one, which may leave out its end.
-
-    `arm64` alone means Linux's; what every arm64 is, v8, need not be said.
-    """
-    if "/" not in wanted:
-        wanted = f"linux/{wanted}"
-    return (_normal(platform) + "/").startswith(_normal(wanted) + "/")
-
-
-def _normal(platform: str) -> str:
-    platform = platform.lower()
-    return platform.removesuffix("/v8") if "/arm64" in platform else platform
 
 
 def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:

@@ -14,6 +14,7 @@ from imagefs.formats import members
 from imagefs.formats.members import Files, shown
 from imagefs.formats.values import PackedImage, PackedLayer, usable_names
 from imagefs.imageconfig import MAX_LAYERS
+from imagefs.platform import joined
 
 REPOSITORIES = "repositories"
 _JSON = re.compile(r"([0-9a-f]{64})/json")
@@ -111,9 +112,7 @@ def _image(
         "Layers": [layer.name for layer in layers],
     }
     said = described[top]
-    platform = "/".join(
-        value for key in ("os", "architecture") if isinstance(value := said.get(key), str)
-    )
+    platform = joined(*(said.get(key) for key in ("os", "architecture", "variant")))
     return PackedImage(
         f"v1:{top}",
         names,

@@ -17,6 +17,7 @@ from imagefs.errors import CorruptArchive
 from imagefs.formats import members
 from imagefs.formats.members import Files, shown
 from imagefs.formats.values import PackedImage, PackedLayer, Piece, usable_names
+from imagefs.platform import joined
 
 INDEX = "index.json"
 MANIFEST = "manifest.json"
@@ -231,11 +232,7 @@ class _Reader:
             {key: str(value) for key, value in annotations.items()}
             if isinstance(annotations, dict)
             else {},
-            "/".join(
-                part
-                for key in ("os", "architecture", "variant")
-                if isinstance(part := platform.get(key), str) and part
-            ),
+            joined(*(platform.get(key) for key in ("os", "architecture", "variant"))),
             _is_artifact(item, platform),
         )
 
