@@ -553,6 +553,18 @@ def docker_dir_index(*images: SampleImage) -> Layout:
     return {**layout, "manifest.json": dumped(index)}
 
 
+def follow(layout: Layout, descriptor: Mapping[str, Any]) -> Any:
+    """Return the JSON that a descriptor of an OCI layout leads to."""
+    return json.loads(layout[f"blobs/sha256/{descriptor['digest'][7:]}"] or b"")
+
+
+def put(layout: dict[str, bytes | str | None], descriptor: dict[str, Any], said: Any) -> None:
+    """Write JSON into an OCI layout, and have the descriptor lead to it."""
+    content = dumped(said)
+    descriptor |= {"digest": digest(content), "size": len(content)}
+    layout[f"blobs/sha256/{hexdigest(content)}"] = content
+
+
 def artifact() -> tuple[dict[str, Any], list[bytes]]:
     """Something that is stored as an image but is none: its descriptor, and its blobs."""
     config, content = b"{}", b"a signature"

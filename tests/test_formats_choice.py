@@ -225,6 +225,56 @@ def test_the_best_variant_is_taken(
         assert opened(path, store, platform=wanted).config == images[taken].config
 
 
+CONFIG_TYPES = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.oci.image.config.v1+json; charset=utf-8",
+    "",
+    None,
+]
+
+
+def typed(artifact_type: str | None, where: str) -> samples.Layout:
+    """Return an OCI layout in which something of an image says what type it is of."""
+    layout = dict(samples.containerd(IMAGE, docker_manifest=False))
+    index = json.loads(layout["index.json"] or b"")
+    nested = samples.follow(layout, index["manifests"][0])
+    manifest = samples.follow(layout, nested["manifests"][0])
+    if where == "config":
+        manifest["config"]["mediaType"] = artifact_type
+    if where == "manifest":
+        manifest["artifactType"] = artifact_type
+    samples.put(layout, nested["manifests"][0], manifest)
+    if where == "descriptor":
+        nested["manifests"][0]["artifactType"] = artifact_type
+    samples.put(layout, index["manifests"][0], nested)
+    if where == "descriptor of the index":
+        index["manifests"][0]["artifactType"] = artifact_type
+    layout["index.json"] = json.dumps(index).encode()
+    return layout
+
+
+PLACES = ["descriptor", "descriptor of the index", "manifest", "config"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("artifact_type", CONFIG_TYPES)
+def test_an_image_may_say_so(
+    artifact_type: str | None, where: str, tmp_path: Path, store: Store
+) -> None:
+    """An image's artifactType is the type of its configuration, OCI's or Docker's."""
+    path = samples.write(tmp_path / "x", typed(artifact_type, where))
+    assert opened(path, store).config == IMAGE.config
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_an_artifact_is_named(where: str, tmp_path: Path, store: Store) -> None:
+    """What an index lists in place of images is said, whichever part of it says what it is."""
+    path = samples.write(tmp_path / "x", typed("application/vnd.cncf.helm.config.v1+json", where))
+    with pytest.raises(CorruptArchive, match=r"lists no image, but artifacts: .*vnd\.cncf\.helm"):
+        opened(path, store)
+
+
 @pytest.mark.parametrize("artifact", [samples.artifact, samples.cosign_signature])
 def test_artifacts_are_no_images(
     artifact: Callable[[], tuple[Any, list[bytes]]], tmp_path: Path, store: Store

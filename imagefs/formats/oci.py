@@ -27,11 +27,11 @@ _CONFIG_TYPES = frozenset(
     {
         "application/vnd.oci.image.config.v1+json",
         "application/vnd.docker.container.image.v1+json",
-        "",
     }
 )
 _LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
 _MAX_DEPTH = 8
+_KINDS_LISTED = 5
 
 Json = dict[str, Any]
 
@@ -73,13 +73,16 @@ def _json_object(files: Files, name: str, data: bytes) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class _Descriptor:
-    """A reference to content (OCI image-spec, descriptor.md); `platform` is "" if unknown."""
+    """A reference to content (OCI image-spec, descriptor.md); `platform` is "" if unknown.
+
+    `artifact` says what it is of if that is no image.
+    """
 
     digest: str
     media_type: str
     annotations: dict[str, str]
     platform: str
-    artifact: bool = False
+    artifact: str = ""
 
     def names(self) -> tuple[str, ...]:
         given = (self.annotations.get(key) for key in _NAME_ANNOTATIONS)
@@ -93,6 +96,7 @@ class _Reader:
         self._files = files
         self._paths = paths
         self._left = members.MAX_IMAGES
+        self._passed_over: list[str] = []
 
     def entries(self, index: Json) -> tuple[PackedImage, ...]:
         """Return the images of the top index, each knowing the entry that it belongs to."""
@@ -112,14 +116,20 @@ class _Reader:
         ]
         entries = _joined([images for images in found if images])
         if not entries:
-            raise CorruptArchive(f"{self._files.place}: its index lists no image")
+            raise CorruptArchive(f"{self._files.place}: its index lists no image{self._instead()}")
         return tuple(
             replace(image, entry=entry) for entry, images in enumerate(entries) for image in images
         )
 
+    def _instead(self) -> str:
+        """Return what the index lists in place of images, for a message."""
+        kinds = ", ".join([*dict.fromkeys(map(shown, self._passed_over))][:_KINDS_LISTED])
+        return f", but artifacts: {kinds}" if kinds else ""
+
     def _images(self, descriptor: _Descriptor, inside: tuple[str, ...]) -> Iterator[PackedImage]:
         """Yield the images that a descriptor leads to; `inside` are the indexes around it."""
         if descriptor.artifact:
+            self._passed_over.append(descriptor.artifact)
             return
         self._left -= 1
         if descriptor.digest in inside or len(inside) >= _MAX_DEPTH or self._left < 0:
@@ -138,6 +148,8 @@ class _Reader:
                     yield replace(image, names=image.names or descriptor.names())
         elif _is_image(said):
             yield self.image(said, data, descriptor, 0)
+        else:
+            self._passed_over.append(_kind(said))
 
     def image(self, said: Json, written: bytes, descriptor: _Descriptor, entry: int) -> PackedImage:
         """Return the image that a manifest describes, or one with a problem."""
@@ -233,18 +245,18 @@ class _Reader:
             if isinstance(annotations, dict)
             else {},
             joined(*(platform.get(key) for key in ("os", "architecture", "variant"))),
-            _is_artifact(item, platform),
+            _artifact(item, platform),
         )
 
 
-def _is_artifact(item: Json, platform: Json) -> bool:
-    """Tell whether a descriptor is of something about an image: an attestation, a signature."""
+def _artifact(item: Json, platform: Json) -> str:
+    """Return what a descriptor is of, if that is something about an image: an attestation, say."""
     annotations = item.get("annotations")
     if isinstance(annotations, dict) and _REFERENCE_TYPE in annotations:
-        return True
-    return bool(item.get("artifactType")) or (
-        platform.get("os") == "unknown" and platform.get("architecture") == "unknown"
-    )
+        return str(annotations[_REFERENCE_TYPE])
+    if platform.get("os") == "unknown" and platform.get("architecture") == "unknown":
+        return "attestation"
+    return _artifact_type(item)
 
 
 def _is_image(manifest: Json) -> bool:
@@ -253,9 +265,9 @@ def _is_image(manifest: Json) -> bool:
     A signature of cosign's has an image's configuration, and only its layers give it away.
     """
     config = manifest.get("config")
-    if manifest.get("artifactType") or not isinstance(config, dict):
+    if _artifact_type(manifest) or not isinstance(config, dict):
         return False
-    if str(config.get("mediaType") or "") not in _CONFIG_TYPES:
+    if not _is_config_type(config.get("mediaType")):
         return False
     layers = manifest.get("layers")
     if not layers or not isinstance(layers, list):
@@ -263,6 +275,34 @@ def _is_image(manifest: Json) -> bool:
     # What is no descriptor at all is left to the reader of layers, which says so.
     types = (layer.get("mediaType") if isinstance(layer, dict) else "" for layer in layers)
     return any(_LAYER_TYPE.fullmatch(str(kind or "")) for kind in types)
+
+
+def _artifact_type(item: Json) -> str:
+    """Return what kind of artifact a manifest or its descriptor says that it is; "" for an image.
+
+    An image's artifactType is the media type of its configuration (image-spec, manifest.md), which
+    go-containerregistry writes into every descriptor.
+    """
+    kind = item.get("artifactType")
+    return "" if _is_config_type(kind) else str(kind)
+
+
+def _is_config_type(media_type: Any) -> bool:
+    """Tell whether a media type, which some leave out, is that of an image's configuration."""
+    return not media_type or str(media_type).partition(";")[0].strip().lower() in _CONFIG_TYPES
+
+
+def _kind(manifest: Json) -> str:
+    """Return what a manifest that is no image's is of, in as good a word as it has."""
+    config = manifest.get("config")
+    named = _artifact_type(manifest) or (
+        config.get("mediaType") if isinstance(config, dict) else ""
+    )
+    if named and not _is_config_type(named):
+        return str(named)
+    layers = manifest.get("layers")
+    first = layers[0] if isinstance(layers, list) and layers else None
+    return str(first.get("mediaType") or "") if isinstance(first, dict) else ""
 
 
 def _absent(descriptor: _Descriptor, problem: str) -> PackedImage:
