@@ -173,9 +173,13 @@ def test_a_flat_root_may_hold_names_of_archives(
 
 def test_archives_before_docker_1_10(tmp_path: Path, store: Store) -> None:
     """Without manifest.json, names lead to layers, and layers to their parents."""
-    for tagged in (True, False):
-        layout = samples.docker_1_9(samples.IMAGE, tagged=tagged)
-        made = opened(samples.write(tmp_path / f"{tagged}", layout), store)
+    stray = {f"{'0' * 64}.json": b"{}"}
+    for number, (tagged, more) in enumerate([(True, {}), (False, {}), (True, stray)]):
+        layout = {**samples.docker_1_9(samples.IMAGE, tagged=tagged), **more}
+        path = tmp_path / f"{number}"
+        packed = number == 2 and samples.gz(samples.tar_of(layout))
+        made = opened(samples.write(path, layout), store)
+        assert not packed or opened(samples.write(path, packed), store).id == made.id
         assert made.names == (("sample/app:1",) if tagged else ())
         assert all(layer.diff_id.startswith("v1:") for layer in made.layers)
         assert [layer.created_by for layer in made.layers] == [

@@ -61,6 +61,7 @@ def without(layout: Layout, *names: str) -> Layout:
 
 SAVED = samples.tar_of(samples.docker_20(IMAGE))
 UNTAGGED = samples.tar_of(samples.docker_1_9(IMAGE, tagged=False))
+STRAY = samples.tar_of({**samples.docker_1_9(IMAGE), f"{'0' * 64}.json": b"{}"})
 DEEP = b"[" * 100_000
 LONG = replace(IMAGE, algorithm="sha512")
 LONG_BLOB = f"blobs/sha512/{hexdigest(samples.gz(MIDDLE), 'sha512')}"
@@ -85,6 +86,14 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
     "layers of old, cut between members": (
         UNTAGGED[: samples.end_of_members(UNTAGGED)],
         "cut off",
+    ),
+    "layers of old beside a configuration, without names": (
+        without({**samples.docker_1_9(IMAGE), f"{'0' * 64}.json": b"{}"}, "repositories"),
+        "was it cut off",
+    ),
+    "layers of old beside a configuration, cut between members": (
+        STRAY[: samples.end_of_members(STRAY)],
+        "was it cut off",
     ),
     "half a gzip": (samples.gz(SAVED)[:5000], "gzip stream is cut short; --keep-going mounts"),
     "half a gzip of a root": (

@@ -25,10 +25,13 @@ MAX_CHAINED = 100_000
 
 
 def applies(files: Files) -> bool:
-    """Tell whether the archive is in this layout, and not the beginning of a newer one."""
-    names = list(files.names())
-    newer = any(_CONFIG.fullmatch(name) for name in names)
-    return not newer and any(_JSON.fullmatch(name) for name in names)
+    """Tell whether the archive has layers of this layout, be it the beginning of a newer one."""
+    return any(_JSON.fullmatch(name) for name in files.names())
+
+
+def may_be_newer(files: Files) -> bool:
+    """Tell whether a file is there that newer archives have, though it may mean nothing."""
+    return any(_CONFIG.fullmatch(name) for name in files.names())
 
 
 def read(files: Files) -> tuple[PackedImage, ...]:
