@@ -9,6 +9,7 @@ from imagefs import index, tables, upkeep
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.progress import reporter, size_text
 from imagefs.prune import prune as prune_store
+from imagefs.shortid import short_ids
 from imagefs.store import Store
 
 _NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})"
@@ -26,11 +27,12 @@ def list_contents(*, as_json: bool) -> None:
     if as_json:
         tables.show_json(asdict(found) | {"total_bytes": found.total_bytes})
         return
+    short = short_ids(image.id for image in found.images)
     tables.show_table(
         ("IMAGE", "SIZE", "LAYERS", "LAST USED", "STATE", "NAMES"),
         [
             (
-                image.id.partition(":")[2][:12],
+                short[image.id],
                 size_text(image.size),
                 len(image.diff_ids),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(image.last_used)),

@@ -4,11 +4,17 @@ Readers of formats make these, the store makes compressed layers plain, and ever
 right only reads them. Nothing here opens a file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+
+from imagefs.shortid import short_id, short_ids
 
 MAX_LAYER_BYTES = 64 * 1000**3
 """What one layer may come to in the cache unless the user says otherwise."""
+_NAME_MAX = 255
+"""Bytes of a file's name, by Linux (limits.h); the kernel takes a longer one for damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,10 @@ class Layer:
 
     @property
     def short_id(self) -> str:
-        """The first 12 hex digits of the diff id."""
-        return self.diff_id.partition(":")[2][:12]
+        """The first 12 hex digits of the diff id: for people, as only the number beside it tells
+        layers apart.
+        """
+        return short_id(self.diff_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +79,23 @@ class Image:
         """Return the layers' directory names, `NN-<12 hex>`, bottom to top."""
         width = max(2, len(str(len(self.layers) - 1)))
         return tuple(f"{n:0{width}}-{layer.short_id}" for n, layer in enumerate(self.layers))
+
+
+def directory_names(images: Sequence[Image]) -> tuple[bytes, ...]:
+    """Return a directory name for each image: its first tag, without slashes, or its short id.
+
+    Where tags are alike or too long, the id follows, and where that is not enough, a number.
+    """
+    short = short_ids(image.id for image in images)
+    taken: dict[bytes, None] = {}
+    for image in images:
+        name = image.names[0].replace("/", "_") if image.names else short[image.id]
+        fits = len(name.encode()) <= _NAME_MAX
+        numbers = (f"-{short[image.id]}-{number}" for number in count(2))
+        for mark in chain([""] * fits, [f"-{short[image.id]}"], numbers):
+            cut = name.encode()[: _NAME_MAX - len(mark)].decode("utf-8", "ignore")
+            made = f"{cut}{mark}".encode()
+            if made not in taken:
+                taken[made] = None
+                break
+    return tuple(taken)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from imagefs.summary import printable
+from imagefs.answers import printable
 
 _WIDE = 10_000
 

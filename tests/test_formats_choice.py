@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from imagefs import platform
 from imagefs.errors import CorruptArchive, UsageError
-from imagefs.image import Image
+from imagefs.image import Image, directory_names
 from imagefs.progress import Silent
 from imagefs.source import Inspection, SourceRequest, inspect, open_images
 from imagefs.store import Store
@@ -94,6 +95,90 @@ def test_all_images_are_mounted_side_by_side(tmp_path: Path) -> None:
     refused = imagefs(*words, IMAGEFS_CACHE=cache)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--view is of one image" in refused.stderr
+
+
+def alike(digits: int) -> tuple[SampleImage, SampleImage]:
+    """Return two images whose ids begin with the same digits."""
+    seen: dict[str, SampleImage] = {}
+    for number in count():
+        image = replace(OTHER, names=(f"sample/{number}:1",), made_by=(f"attempt {number}", "b"))
+        other = seen.setdefault(samples.hexdigest(image.config)[:digits], image)
+        if other is not image:
+            return other, image
+    raise AssertionError
+
+
+@pytest.mark.parametrize("layout", SEVERAL)
+def test_the_beginning_of_an_id_must_tell(layout: str, tmp_path: Path, store: Store) -> None:
+    """Where several ids begin alike, the image is not guessed: they are listed, in full enough."""
+    pair = alike(5)
+    path = samples.write(tmp_path / "both", SEVERAL[layout](*pair))
+    ids = [samples.hexdigest(image.config) for image in pair]
+    for act in (opened, every):
+        with pytest.raises(
+            UsageError, match=r"2 images whose ids begin with .* write more"
+        ) as said:
+            act(path, store, image=ids[0][:5])
+        assert all(one[:12] in str(said.value) for one in ids)
+    for image, one in zip(pair, ids, strict=True):
+        assert opened(path, store, image=one[:12]).config == image.config
+
+
+def test_a_name_is_not_taken_for_another_images_id(tmp_path: Path, store: Store) -> None:
+    """A whole id means that image, whatever names others in the archive have."""
+    named = replace(OTHER, names=(f"{samples.hexdigest(IMAGE.config)}:latest",))
+    path = samples.write(tmp_path / "both", samples.docker_20(named, IMAGE))
+    assert opened(path, store, image=samples.hexdigest(IMAGE.config)).config == IMAGE.config
+
+
+A, B = (Image(f"sha256:{'a' * 12}{end * 52}", (), b"", b"", ()) for end in "01")
+LONG = "x" * 300 + ":1"
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        ([A], ["a" * 12]),
+        ([A, B], ["a" * 12 + "0", "a" * 12 + "1"]),
+        ([replace(A, names=("r/a:1", "r/b:1"))], ["r_a:1"]),
+        (
+            [replace(A, names=("r/a:1",)), replace(B, names=("r_a:1",))],
+            ["r_a:1", f"r_a:1-{'a' * 12}1"],
+        ),
+        ([replace(A, names=("a:1",))] * 3, ["a:1", f"a:1-{'a' * 12}", f"a:1-{'a' * 12}-2"]),
+        (
+            [
+                replace(A, names=("a:1",)),
+                replace(B, names=(f"a:1-{'a' * 12}1",)),
+                replace(B, names=("a:1",)),
+            ],
+            ["a:1", f"a:1-{'a' * 12}1", f"a:1-{'a' * 12}1-2"],
+        ),
+        ([replace(A, names=("x" * 255,))], ["x" * 255]),
+        ([replace(A, names=(LONG,))], ["x" * 242 + f"-{'a' * 12}"]),
+        (
+            [replace(A, names=(LONG,)), replace(B, names=(LONG,))],
+            ["x" * 241 + f"-{'a' * 12}0", "x" * 241 + f"-{'a' * 12}1"],
+        ),
+        ([replace(A, names=("é" * 200,))], ["é" * 121 + f"-{'a' * 12}"]),
+    ],
+)
+def test_directory_names(images: Sequence[Image], names: Sequence[str]) -> None:
+    """No two images share a directory, and no name is longer than Linux takes."""
+    assert [name.decode() for name in directory_names(images)] == names
+
+
+def test_long_and_like_names_are_mounted(tmp_path: Path) -> None:
+    """All of an archive's images are there, whatever they are called."""
+    need_fuse()
+    images = [replace(OTHER, names=("n" * 400 + f":{tag}",), made_by=(tag, "b")) for tag in "ab"]
+    path = samples.write(tmp_path / "both", samples.docker_20(*images))
+    cache = str(tmp_path / "cache")
+    with mounted(path, tmp_path / "m", "--all", IMAGEFS_CACHE=cache) as mountpoint:
+        found = [
+            (mountpoint / name / "config.json").read_bytes() for name in os.listdir(mountpoint)
+        ]
+    assert sorted(found) == sorted(image.config for image in images)
 
 
 @pytest.mark.parametrize("layout", SEVERAL)

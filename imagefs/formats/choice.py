@@ -12,6 +12,7 @@ from imagefs import reference
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.formats.members import shown
 from imagefs.formats.values import Packed, PackedImage
+from imagefs.shortid import short_ids
 
 _POSITION_DIGITS = 3
 _LISTED = 20
@@ -52,22 +53,47 @@ def _matching(packed: Packed, wanted: str | None) -> Sequence[PackedImage]:
         found = [image for image in packed.images if fits(image)]
         if found:
             return found
+    begun = _begun(packed, wanted)
+    if begun:
+        return begun
+    for_tag = [image for image in packed.images if wanted in map(_tag, image.names)]
+    if for_tag:
+        return for_tag
     there = _listed(_entries(packed.images))
     raise UsageError(f"{packed.place} holds no image {shown(wanted)}; it holds {there}")
 
 
+def _begun(packed: Packed, wanted: str) -> Sequence[PackedImage]:
+    """Return the one image whose id begins so; its beginning alone must tell it from all others."""
+    prefix = reference.id_prefix(wanted)
+    if prefix is None:
+        return ()
+    found = [image for image in packed.images if image.id.partition(":")[2].startswith(prefix)]
+    ids = short_ids(image.id for image in found)
+    if len(ids) > 1:
+        raise UsageError(
+            f"{packed.place} holds {len(ids)} images whose ids begin with {prefix};"
+            f" write more of it: {_listing(ids.values())}"
+        )
+    return found
+
+
+def _tag(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
 def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
-    """Yield what the word may mean: a name, one without its registry, a position, an id, a tag."""
+    """Yield what the word may mean: a whole id, a name, one without its registry, a position."""
     familiar = reference.familiar(wanted)
+    whole = reference.full_id(wanted)
+    if whole is not None:
+        # First: no name may stand for what can mean one image only.
+        yield lambda image: image.id.partition(":")[2] == whole.partition(":")[2]
     yield lambda image: wanted in image.names
     yield lambda image: familiar in map(reference.familiar, image.names)
     yield lambda image: any(name.endswith(f"/{familiar}") for name in image.names)
     if wanted.isdecimal() and len(wanted) <= _POSITION_DIGITS:
         yield lambda image: image.entry == int(wanted)
-    prefix = reference.id_prefix(wanted)
-    if prefix is not None:
-        yield lambda image: image.id.partition(":")[2].startswith(prefix)
-    yield lambda image: any(name.rpartition(":")[2] == wanted for name in image.names)
 
 
 def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
@@ -102,10 +128,11 @@ def _platforms(images: Iterable[PackedImage]) -> str:
 def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:
     """Return a line that tells the images apart."""
     items = []
+    short = short_ids(variants[0].id for variants in entries)
     for variants in entries:
         image = variants[0]
         names = " ".join(map(shown, image.names[:_LISTED])) or "untagged"
-        items.append(f"{image.entry}: {names} ({image.id.partition(':')[2][:12]})")
+        items.append(f"{image.entry}: {names} ({short[image.id]})")
     return _listing(items)
 
 
