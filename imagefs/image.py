@@ -36,8 +36,8 @@ class Layer:
     """One layer of an image, as its format describes it.
 
     `diff_id` is the digest of the uncompressed tar, `sha256:<hex>` or `sha512:<hex>` (OCI
-    image-spec, config.md), `v1:<hex>` in an archive older than diff ids, or `flat:<hex>` for a
-    root file system that is no image.
+    image-spec, config.md), `v1:<hex>` in an archive older than diff ids, `lost:<hex>` in one
+    whose configuration is damaged, or `flat:<hex>` for a root file system that is no image.
     `blob` holds the tar, or what it was compressed to; None where the archive names the layer but
     lacks it. `stored` says that the blob lies in the store, so that its digest has been checked
     and its diff id alone identifies it; an unstored blob is read in place, and may change under

@@ -159,7 +159,8 @@ def build(layer: Layer, index_dir: Path) -> None:
         with published(path) as out:
             indexbuild.write_index(blob, key, out, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
-        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
+        where = f"; the layer begins at byte {blob.offset} of {blob.path}" if blob.offset else ""
+        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}{where}") from error
     except OSError as error:
         raise HostError(f"cannot write the index {path}: {error.strerror}") from error
 

@@ -33,7 +33,7 @@ def read(path: Path, means: Means) -> Packed:
 def _read(fd: int, path: Path, means: Means) -> Packed:
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
-        return detect.read_directory(DirectoryFiles(path, fd))
+        return detect.read_directory(DirectoryFiles(path, fd, keep_going=means.care.keep_going))
     if stat.S_ISFIFO(status.st_mode):
         return _spooled(fd, str(path), means)
     if not stat.S_ISREG(status.st_mode):

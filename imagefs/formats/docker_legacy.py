@@ -11,7 +11,7 @@ from typing import Any
 
 from imagefs.errors import CorruptArchive
 from imagefs.formats import members
-from imagefs.formats.members import Files, shown
+from imagefs.formats.members import KEEP_GOING, Files, shown
 from imagefs.formats.values import PackedImage, PackedLayer, usable_names
 from imagefs.imageconfig import MAX_LAYERS
 from imagefs.platform import joined
@@ -50,17 +50,27 @@ def read(files: Files) -> tuple[PackedImage, ...]:
 
 
 class _Descriptions(dict[str, dict[str, Any]]):
-    """What `<id>/json` says, by id; read when first asked for."""
+    """What `<id>/json` says, by id; read when first asked for.
+
+    `damage` has those that say nothing, which are made do with.
+    """
 
     def __init__(self, files: Files) -> None:
         super().__init__()
         self._files = files
+        self.damage: dict[str, str] = {}
 
     def __missing__(self, layer_id: str) -> dict[str, Any]:
         name = f"{layer_id}/json"
-        said = members.parse(self._files, name, members.read(self._files, name))
-        if not isinstance(said, dict):
-            raise CorruptArchive(f"{self._files.place}: {name} is not an object")
+        try:
+            said = members.parse(self._files, name, members.read(self._files, name))
+            if not isinstance(said, dict):
+                raise CorruptArchive(f"{self._files.place}: {name} is not an object")
+        except CorruptArchive as error:
+            if not self._files.keep_going:
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
+            self.damage[layer_id] = str(error)
+            said = {}
         self[layer_id] = said
         return said
 
@@ -109,6 +119,7 @@ def _image(
         for layer_id in chain
     )
     names = usable_names(names)
+    damage = tuple(described.damage[one] for one in chain if one in described.damage)
     entry = {
         "Config": f"{top}/json",
         "RepoTags": list(names),
@@ -119,11 +130,12 @@ def _image(
     return PackedImage(
         f"v1:{top}",
         names,
-        members.read(files, f"{top}/json"),
+        b"" if top in described.damage else members.read(files, f"{top}/json"),
         json.dumps(entry).encode(),
         layers,
         platform,
         number,
+        damage=damage,
     )
 
 

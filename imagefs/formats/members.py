@@ -45,9 +45,11 @@ class Files(Protocol):
     """The files of an archive; `place` names the archive in messages.
 
     `json_read` counts the bytes of its small files that were read, each time that one was.
+    With `keep_going`, readers of formats make do with what can be read.
     """
 
     json_read: int
+    keep_going: bool
 
     @property
     def place(self) -> str:
@@ -139,6 +141,7 @@ class TarFiles:
         self.blob = blob
         self.place = place
         self.json_read = 0
+        self.keep_going = keep_going
         self.truncated = ""
         self._pieces: dict[str, Piece] = {}
         self._links: dict[str, str] = {}
@@ -231,8 +234,9 @@ class DirectoryFiles:
     Nothing outside of it is ever opened.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, *, keep_going: bool = False) -> None:
         self.place = str(path)
+        self.keep_going = keep_going
         self.json_read = 0
         self._fd = fd
         self._top = os.path.realpath(path)

@@ -31,6 +31,8 @@ _EMPTY_TAR = bytes(1024)
 
 def image_of(packed: Packed, image: PackedImage, means: Means) -> Image:
     """Return the image with all its layers plain."""
+    for damage in image.damage:
+        means.progress.warn(damage)
     with host_errors(Path(packed.place)):
         layers = _plain_layers(image, _Maker(packed.place, means))
     return Image(image.id, image.names, image.config, image.manifest, layers)

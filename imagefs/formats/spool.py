@@ -39,13 +39,13 @@ def compressed(fd: int, path: Path, means: Means) -> Packed:
             spooled = _take(fd, str(path), means)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
-        return spooled.packed(store)
+        return spooled.packed(means)
 
 
 def stream(fd: int, place: str, means: Means) -> Packed:
     """Return what arrives by a pipe, once all of it has arrived."""
     means.progress.phase(f"reading {place}")
-    return _take(fd, place, means).packed(means.store)
+    return _take(fd, place, means).packed(means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class _Spooled:
     apart: bool
     damage: str = ""
 
-    def packed(self, store: Store) -> Packed:
+    def packed(self, means: Means) -> Packed:
         """Return what the archive holds."""
+        store, keep_going = means.store, means.care.keep_going
         blob = store.layer(self.digest)
         if blob is None:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
-            return detect.read_parts(Parts(self.place, blob, store))
-        keep_going = bool(self.damage)
+            return detect.read_parts(Parts(self.place, blob, store, keep_going=keep_going))
         files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
         return detect.read_tar(files, Piece(blob, self.damage, self.digest))
 
