@@ -399,7 +399,7 @@ def test_what_another_platform_describes_comes_first(tmp_path: Path, store: Stor
 
 @pytest.mark.parametrize("pack", [samples.plain, samples.gz])
 def test_where_a_layer_is_damaged(pack: samples.Pack, tmp_path: Path, store: Store) -> None:
-    """A byte is the layer's, whether it is read in place or not; where that lies is said beside."""
+    """A byte is the layer's, whether it is read in place or in the store; where it lies is said."""
     broken = bytearray(TOP)
     broken[1024:1032] = b"\1" * 8  # what would be the header behind the file and its content
     image = replace(IMAGE, layers=(*IMAGE.layers[:2], bytes(broken)))
@@ -407,10 +407,9 @@ def test_where_a_layer_is_damaged(pack: samples.Pack, tmp_path: Path, store: Sto
     with pytest.raises(CorruptArchive, match="is damaged: no tar header at byte 1024") as caught:
         image_fs(opened(path, store), store.index_dir, None)
     begins = re.search(r"; the layer begins at byte (\d+) of (.*)$", str(caught.value))
-    assert bool(begins) == (pack is samples.plain)
-    if begins:
-        assert path.read_bytes()[int(begins[1]) :].startswith(broken)
-        assert begins[2] == str(path)
+    assert begins
+    assert Path(begins[2]).read_bytes()[int(begins[1]) :].startswith(broken)
+    assert (begins[2] == str(path)) == (pack is samples.plain)
     made = opened(path, store, keep_going=True)
     assert "no tar header at byte 1024" in layer_text(made, store)
     assert (
