@@ -1,6 +1,7 @@
 """Every archive that tools write gives the same tree as the image that went in."""
 
 import bz2
+import gzip
 import lzma
 import multiprocessing
 import os
@@ -13,7 +14,8 @@ import pytest
 from imagefs import index
 from imagefs.formats import archive, plain
 from imagefs.formats.values import Care, Means
-from imagefs.progress import Silent
+from imagefs.progress import Silent, reporter
+from imagefs.source import SourceRequest, open_image
 from imagefs.store import Store
 from imagefs.vfs import image_fs
 from tests import samples, tars
@@ -61,10 +63,21 @@ def test_a_compressed_archive_is_decompressed_once(
     path = samples.write(tmp_path / "archive", packed)
     made = opened(path, store)
     assert trees(made, store) == trees_of(samples.IMAGE.layers, tmp_path / "expected")
-    before = path.stat()
-    path.write_bytes(packed[:6] + bytes(len(packed) - 6))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert opened(path, store) == made
+    with (tmp_path / "said").open("w+") as said, reporter(stream=said) as progress:
+        assert open_image(SourceRequest(str(path)), store, progress) == made
+    assert (tmp_path / "said").read_text() == ""
+
+
+def test_a_compressed_archive_that_is_rewritten_is_read_anew(tmp_path: Path, store: Store) -> None:
+    """Also where its size and its time of modification are kept, as rsync and touch can."""
+    images = [replace(samples.IMAGE, made_by=(step, "b", "c")) for step in ("one", "two")]
+    packed = [gzip.compress(samples.tar_of(samples.docker_20(image)), 0) for image in images]
+    assert len(packed[0]) == len(packed[1])
+    path = tmp_path / "archive"
+    for image, data in zip(images, packed, strict=True):
+        path.write_bytes(data)
+        os.utime(path, ns=(1, 1))
+        assert opened(path, store).config == image.config
 
 
 SHA512: Mapping[str, Callable[[SampleImage], samples.Layout | bytes]] = {

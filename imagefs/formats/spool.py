@@ -14,6 +14,7 @@ from pathlib import Path
 from imagefs import compression
 from imagefs.compression import TooLargeError
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.files import identity_of
 from imagefs.formats import detect
 from imagefs.formats.members import KEEP_GOING, TarFiles
 from imagefs.formats.parts import Parts, take_apart
@@ -30,7 +31,7 @@ def compressed(fd: int, path: Path, means: Means) -> Packed:
     """Return what a compressed file holds; the second time, the file itself is not read."""
     store, progress = means.store, means.progress
     status = os.fstat(fd)
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (*identity_of(status), status.st_size, status.st_mtime_ns)
     key = f"{os.path.realpath(path)} {identity}"
     with store.lock(key, lambda: progress.note(f"waiting for another process that has {path}")):
         spooled = _recall(key, str(path), store)
