@@ -565,6 +565,21 @@ def put(layout: dict[str, bytes | str | None], descriptor: dict[str, Any], said:
     layout[f"blobs/sha256/{hexdigest(content)}"] = content
 
 
+def nested_index(*images: SampleImage) -> Layout:
+    """An OCI layout of one image for several platforms, whose variants the index tells."""
+    layout = dict(containerd(*images, docker_manifest=False))
+    index = json.loads(layout["index.json"] or b"")
+    top = index["manifests"][0]
+    nested = follow(layout, top)
+    listed = [one for one in nested["manifests"] if "annotations" not in one]
+    for one, image in zip(listed, images, strict=True):
+        one["platform"] |= {"variant": image.variant} if image.variant else {}
+    put(layout, top, {**nested, "manifests": listed})
+    del top["annotations"]
+    layout["index.json"] = dumped(index)
+    return layout
+
+
 def artifact() -> tuple[dict[str, Any], list[bytes]]:
     """Something that is stored as an image but is none: its descriptor, and its blobs."""
     config, content = b"{}", b"a signature"

@@ -1,9 +1,19 @@
 """Platforms: how people write them, what fits what, and what fits best."""
 
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from imagefs import platform
 from imagefs.errors import UsageError
+from imagefs.store import Store
+from tests import samples
+from tests.needs import need_tool
+from tests.opening import opened
+from tests.samples import IMAGE
 
 HOST = platform.of_host()
 
@@ -103,3 +113,42 @@ def test_parts_that_are_no_text_are_not_said() -> None:
     """JSON may hold anything where a platform belongs."""
     assert platform.joined("linux", None, "v7") == "linux/v7"
     assert platform.joined("linux", "arm", 7, ["v7"], "") == "linux/arm"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listed"),
+    [
+        ("arm", "v5 v6 v7"),
+        ("arm", "v5 v6"),
+        ("arm", "v5 -"),
+        ("arm/v6", "v7 v5 v6"),
+        ("arm/v6", "v7 v5"),
+        ("arm/v6", "- v5"),
+        ("arm/v6", "v7 -"),
+        ("arm/v5", "v7 v6"),
+        ("arm64", "v8 -"),
+        ("arm64", "v9 v8"),
+        ("arm64/v8", "-"),
+        ("amd64", "v2 -"),
+    ],
+)
+def test_skopeo_takes_the_same(wanted: str, listed: str, tmp_path: Path) -> None:
+    """Of an index with these variants, `-` being one without, skopeo copies what we mount."""
+    skopeo = need_tool("skopeo", "skopeo")
+    architecture, _, variant = wanted.partition("/")
+    said = ["" if one == "-" else one for one in listed.split()]
+    images = [replace(IMAGE, architecture=architecture, variant=one) for one in said]
+    source = samples.unpack(tmp_path / "layout", samples.nested_index(*images))
+    words = [skopeo, "--override-os=linux", f"--override-arch={architecture}"]
+    words += [f"--override-variant={variant}"] if variant else []
+    words += ["copy", "--quiet", f"oci:{source}", f"dir:{tmp_path}/copied"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    store = Store(tmp_path / "cache")
+    if done.returncode:
+        assert b"no image found in image index" in done.stderr
+        with pytest.raises(UsageError, match="holds no image for"):
+            opened(source, store, platform=f"linux/{wanted}")
+    else:
+        copied = json.loads((tmp_path / "copied/manifest.json").read_bytes())
+        image = opened(source, store, platform=f"linux/{wanted}")
+        assert samples.digest(image.config) == copied["config"]["digest"]
