@@ -178,9 +178,10 @@ def test_a_directory_that_is_no_layout_is_not_walked(tmp_path: Path) -> None:
         " and listed.append(args[0]))\n"
         "from pathlib import Path\n"
         "from imagefs.formats import archive\n"
+        "from imagefs.formats.values import Care, Means\n"
         "from imagefs.errors import CorruptArchive\n"
         "listed.clear()\n"
-        "try: archive.read(Path(sys.argv[1]), None)\n"
+        "try: archive.read(Path(sys.argv[1]), Means(None, None, Care()))\n"
         "except CorruptArchive as error: print(len(listed), error)\n"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "top")]
