@@ -1,8 +1,8 @@
 """What long work says while it runs: its phase, its bytes, and notes about what happened.
 
 Owns the three ways to say it: a bar on a terminal, plain lines elsewhere, nothing but warnings
-when quiet. Knows nothing of the work. `advance` may be called from any thread, and often; the
-rest belongs to the thread that runs the work.
+when quiet. None says what a terminal would obey. Knows nothing of the work. `advance` may be
+called from any thread, and often; the rest belongs to the thread that runs the work.
 """
 
 import sys
@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
+
+from imagefs.image.json_shape import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -52,7 +54,7 @@ class Silent:
     def warn(self, text: str) -> None:
         """Write the warning as a line, if there is a stream to write to."""
         if self._stream is not None:
-            self._stream.write(f"imagefs: warning: {text}\n")
+            self._stream.write(f"imagefs: warning: {printable(text)}\n")
             self._stream.flush()
 
 
@@ -100,7 +102,7 @@ class Lines(Silent):
         self._line(f"{self._text}: {size_text(self._done)}{of}, {rate}/s")
 
     def _line(self, text: str) -> None:
-        self._out.write(f"imagefs: {text}\n")
+        self._out.write(f"imagefs: {printable(text)}\n")
         self._out.flush()
 
 
@@ -115,7 +117,7 @@ class Bar:
         """Replace the bar by that of a new phase."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(text, total=total)
+        self._task = self._bars.add_task(printable(text), total=total)
 
     def advance(self, count: int) -> None:
         """Move the bar."""
@@ -124,7 +126,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Write the note above the bar."""
-        self._bars.console.print(f"imagefs: {text}", markup=False, highlight=False)
+        self._bars.console.print(f"imagefs: {printable(text)}", markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
         """Write the warning above the bar."""

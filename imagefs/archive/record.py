@@ -51,8 +51,9 @@ _TRAILER = Struct("<Q16s")
 class Parts:
     """The files of an archive that was taken apart; see `members.Files`."""
 
-    def __init__(self, place: str, record: Blob, store: Store) -> None:
+    def __init__(self, place: str, record: Blob, store: Store, *, keep_going: bool = False) -> None:
         self.place = place
+        self.keep_going = keep_going
         self.json_read = 0
         self._record = record
         self._store = store

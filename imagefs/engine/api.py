@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from imagefs.engine.addresses import Endpoint
-from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageError
+from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound
 from imagefs.image.json_shape import (
     error_message,
     innermost,
@@ -26,6 +26,7 @@ from imagefs.image.json_shape import (
     string,
     strings,
 )
+from imagefs.image.platform import joined, parse
 
 if TYPE_CHECKING:
     import requests
@@ -103,7 +104,7 @@ class Engine:
                 id=string(found["Id"]),
                 names=strings(found.get("RepoTags")),
                 diff_ids=strings(rootfs.get("Layers")),
-                platform="/".join(filter(None, parts)),
+                platform=joined(*parts),
                 size=int(found.get("Size") or 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -113,7 +114,7 @@ class Engine:
         return image if platform is None else self._of_platform(image, platform)
 
     def _of_platform(self, image: EngineImage, platform: str) -> EngineImage:
-        if same_platform(platform, image.platform):
+        if parse(platform).rank(image.platform) is not None:
             return image
         if self.version() < EXPORT_PLATFORM_SINCE:
             raise EngineError(
@@ -277,23 +278,10 @@ def _nanoseconds(seconds: Any) -> int:
     return seconds * 10**9 if isinstance(seconds, int) and 0 < seconds < _END_OF_TIME else 0
 
 
-def same_platform(wanted: str, has: str) -> bool:
-    """Tell whether two platforms are one; a variant counts where both name theirs."""
-    return all(a == b for a, b in zip(wanted.split("/"), has.split("/"), strict=False))
-
-
 def _platform_query(platform: str) -> str:
-    return "?platform=" + quote(json.dumps(parse_platform(platform)))
-
-
-def parse_platform(text: str) -> dict[str, str]:
-    """Return `os/architecture[/variant]` as the API wants it."""
-    parts = text.split("/")
-    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
-        raise UsageError(
-            f"{text!r} is no platform; write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT"
-        )
-    return dict(zip(("os", "architecture", "variant"), parts, strict=False))
+    """Return a wanted platform as the API takes it."""
+    said = {key: part for key, part in asdict(parse(platform)).items() if part}
+    return "?platform=" + quote(json.dumps(said))
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import processes
-from imagefs.host.files import published
+from imagefs.host.files import check_identity, published
 from imagefs.image.model import Blob, Layer
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -38,6 +38,7 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
             status = os.stat(blob.path if fd is None else fd)
         except OSError as error:
             raise HostError(f"{blob.path}: {error.strerror}") from error
+        check_identity(blob, status)
         identity = (
             os.path.realpath(blob.path),
             status.st_dev,
@@ -159,7 +160,8 @@ def build(layer: Layer, index_dir: Path) -> None:
         with published(path) as out:
             index_build.write_index(blob, key, out, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
-        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
+        where = f"; the layer begins at byte {blob.offset} of {blob.path}" if blob.offset else ""
+        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}{where}") from error
     except OSError as error:
         raise HostError(f"cannot write the index {path}: {error.strerror}") from error
 

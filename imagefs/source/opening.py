@@ -57,7 +57,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True, slots=True)
 class InspectedImage:
-    """An image as its source describes it; `problem` says why it cannot be mounted."""
+    """An image as its source describes it; `problem` is what keeps it from being mounted whole."""
 
     id: str
     names: tuple[str, ...]
@@ -161,7 +161,12 @@ def _inspected(image: "PackedImage") -> InspectedImage:
         for layer in image.layers
     )
     return InspectedImage(
-        image.id, image.names, image.platform, labels_of(image.config), layers, image.problem
+        image.id,
+        image.names,
+        image.platform,
+        labels_of(image.config),
+        layers,
+        image.problem or "; ".join(image.damage),
     )
 
 

@@ -137,7 +137,7 @@ class Store:
         self, key: str, waiting: Callable[[], None] | None = None
     ) -> AbstractContextManager[None]:
         """Hold the lock on a piece of work; `waiting` is called once if another process has it."""
-        name = sha256(key.encode()).hexdigest()[:32]
+        name = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return locked(self.locks_dir / name, waiting=waiting)
 
     @contextmanager
