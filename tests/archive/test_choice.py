@@ -285,7 +285,7 @@ def test_standard_input_is_a_source(tmp_path: Path) -> None:
     """`-` is an archive on standard input, be that a pipe or a file."""
     data = samples.tar_of(samples.docker_20(IMAGE))
     program = (
-        "import sys; from pathlib import Path; from imagefs.store import Store;"
+        "import sys; from pathlib import Path; from imagefs.store.store import Store;"
         " from tests.opening import opened;"
         " print(opened('-', Store(Path(sys.argv[1]))).id)"
     )
