@@ -368,11 +368,11 @@ FETCH = """
     import sys
     from pathlib import Path
     from imagefs import index
-    from imagefs.connection import Endpoint
-    from imagefs.engine import Engine
-    from imagefs.fetch import Source, ensure_image
+    from imagefs.engine.addresses import Endpoint
+    from imagefs.engine.api import Engine
+    from imagefs.engine.fetch import Source, ensure_image
     from imagefs.progress import Silent
-    from imagefs.store import Store
+    from imagefs.store.store import Store
     print("start", flush=True)
     store = Store(Path(sys.argv[1]))
     engine = Engine(Endpoint(sys.argv[2]))
