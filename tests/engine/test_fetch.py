@@ -367,7 +367,7 @@ def test_two_who_want_the_same_fetch_it_once(store: Store, tmp_path: Path) -> No
 FETCH = """
     import sys
     from pathlib import Path
-    from imagefs import index
+    from imagefs.index import cache as index
     from imagefs.engine.addresses import Endpoint
     from imagefs.engine.api import Engine
     from imagefs.engine.fetch import Source, ensure_image
