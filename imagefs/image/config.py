@@ -34,7 +34,7 @@ class ImageConfig:
 
     diff_ids: tuple[str, ...]
     created_by: tuple[str, ...]
-    image_platform: str
+    platform: str
 
 
 def parse(content: bytes) -> ImageConfig:
