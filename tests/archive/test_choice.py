@@ -286,7 +286,7 @@ def test_standard_input_is_a_source(tmp_path: Path) -> None:
     data = samples.tar_of(samples.docker_20(IMAGE))
     program = (
         "import sys; from pathlib import Path; from imagefs.store.store import Store;"
-        " from tests.opening import opened;"
+        " from tests.support.opening import opened;"
         " print(opened('-', Store(Path(sys.argv[1]))).id)"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "cache")]

@@ -186,7 +186,7 @@ def test_names_are_remembered(store: Store) -> None:
 CHILD = """
     import os, sys, time
     from pathlib import Path
-    from imagefs.store import Store
+    from imagefs.store.store import Store
     store = Store(Path(sys.argv[1]))
 """
 
@@ -461,8 +461,8 @@ def test_prune_leaves_an_index_that_is_being_written(store: Store) -> None:
 def test_an_index_that_is_pruned_while_it_is_made_is_made_again(store: Store) -> None:
     """Between its making and its locking it looks as if a dead process had left it."""
     body = """
-        from imagefs.files import published
-        from imagefs.prune import prune
+        from imagefs.host.files import published
+        from imagefs.store.prune import prune
         seen = []
 
         def look(event, args):
