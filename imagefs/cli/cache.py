@@ -6,13 +6,14 @@ from dataclasses import asdict
 from decimal import Decimal
 
 from imagefs.cli import output
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.image.short_id import short_ids
 from imagefs.index import cache as index_cache
-from imagefs.progress import reporter, size_text
 from imagefs.store import upkeep
 from imagefs.store.prune import prune as prune_store
 from imagefs.store.store import Store
+from imagefs.text import size_text
 
 _NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})"
 _POWERS = ("", "k", "m", "g", "t", "p", "e")

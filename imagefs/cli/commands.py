@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import MountError, UsageError
 from imagefs.image.model import MAX_LAYER_BYTES, directory_names
 from imagefs.mounts.registry import Registry, check_mountpoint
 from imagefs.mounts.serve import Serving, check_host, default_driver
-from imagefs.progress import reporter
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store, default_root
@@ -194,7 +194,7 @@ def list_layers(asked: Asked, *, as_json: bool) -> None:
     """Print an image's layers."""
     from imagefs.cli import output  # noqa: PLC0415
     from imagefs.index import cache as index_cache  # noqa: PLC0415
-    from imagefs.progress import size_text  # noqa: PLC0415
+    from imagefs.text import size_text  # noqa: PLC0415
     from imagefs.vfs import layers_txt  # noqa: PLC0415
 
     store = Store()
@@ -239,7 +239,7 @@ def _described(image: opening.InspectedImage) -> Iterator[str]:
 
 
 def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]:
-    from imagefs.progress import size_text  # noqa: PLC0415
+    from imagefs.text import size_text  # noqa: PLC0415
 
     for number, one in enumerate(layers):
         size = "missing" if one.size is None else size_text(one.size)

@@ -64,7 +64,7 @@ def _judged(error: BaseException) -> tuple[str, int]:
 
 
 def _fail(words: str, status: int) -> int:
-    from imagefs.image.json_shape import printable  # noqa: PLC0415
+    from imagefs.text import printable  # noqa: PLC0415
 
     if _debug and sys.exc_info()[0] is not None:
         logging.getLogger(__name__).error("traceback", exc_info=True)

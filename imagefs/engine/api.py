@@ -19,15 +19,9 @@ from urllib.parse import quote
 
 from imagefs.engine.addresses import Endpoint
 from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound
-from imagefs.image.json_shape import (
-    error_message,
-    innermost,
-    list_of,
-    one_line,
-    string,
-    strings,
-)
+from imagefs.image.json_shape import error_message, innermost, list_of, string, strings
 from imagefs.image.platform import joined, parse
+from imagefs.text import one_line
 
 if TYPE_CHECKING:
     import requests

@@ -27,12 +27,12 @@ from imagefs.archive.compression import (
 from imagefs.engine.export_stream import members
 from imagefs.errors import CorruptArchive, EngineError, HostError
 from imagefs.image import config as image_config
-from imagefs.image.json_shape import one_line
 from imagefs.image.model import Blob, Layer
 from imagefs.image.platform import parse
 from imagefs.store.hashed_file import HashedFile
 from imagefs.store.store import Store
 from imagefs.tar.header import LNKTYPE, REGTYPE, SYMTYPE
+from imagefs.text import one_line
 
 _MAX_JSON = 16 << 20
 _MAX_LINKS = 16

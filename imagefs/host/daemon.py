@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imagefs.errors import HostError, ImagefsError
-from imagefs.image.json_shape import printable
+from imagefs.text import printable
 
 _READY = b"+"
 _SYSLOG = Path("/dev/log")

@@ -6,9 +6,9 @@ Values in, values out; how they are printed is the command line's.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from imagefs.image.json_shape import printable
 from imagefs.image.model import Image
 from imagefs.index.reader import Index
+from imagefs.text import printable
 
 
 class LayerSummary(NamedTuple):

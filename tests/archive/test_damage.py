@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.index import cache as index_cache
-from imagefs.progress import Silent, reporter
+from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, inspect, open_image
 from imagefs.store.store import Store
 from imagefs.vfs.image_fs import image_fs

@@ -13,8 +13,9 @@ import pytest
 
 from imagefs.archive import reader, uncompress
 from imagefs.archive.model import Care, Means
+from imagefs.cli.progress_bars import reporter
 from imagefs.index import cache as index_cache
-from imagefs.progress import Silent, reporter
+from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, open_image
 from imagefs.store.store import Store
 from imagefs.vfs.image_fs import image_fs

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import UsageError
 from imagefs.host import daemon
 from imagefs.image.reference import parse
-from imagefs.progress import reporter
 from imagefs.store.store import Store
 from tests.support import samples
 from tests.support.mounted import imagefs, mounted
