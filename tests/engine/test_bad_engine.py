@@ -215,7 +215,7 @@ def test_an_odd_entry_in_the_list_costs_itself(
     case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The other images are listed, and the log says so once however often the list is read."""
-    good = {"Id": "sha256:" + "2" * 64, "RepoTags": ["app:v1"]}
+    good: dict[str, Any] = {"Id": "sha256:" + "2" * 64, "RepoTags": ["app:v1"]}
     answers = {"/json": answer_json([ODD_ENTRIES[case], good])}
     with ScriptedEngine(tmp_path / "socket", answers) as scripted:
         engine = scripted.engine()
