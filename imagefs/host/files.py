@@ -23,8 +23,11 @@ NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 @contextmanager
-def host_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a HostError that names `path` and what would help."""
+def host_errors(path: Path, doing: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a HostError that names `path` and what would help.
+
+    `doing` is what could not be done, as `cannot write the index `.
+    """
     try:
         yield
     except OSError as error:
@@ -34,7 +37,7 @@ def host_errors(path: Path) -> Iterator[None]:
             reason += "; `imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
         if error.errno in NO_MORE_FILES:
             reason += "; each layer of a mount takes two, and `ulimit -n` says how many there are"
-        raise HostError(f"{os.fsdecode(place)}: {reason}") from error
+        raise HostError(f"{doing}{os.fsdecode(place)}: {reason}") from error
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ def write_index(
             if not keep_going:
                 raise
             damage = str(error)
-        Table(fold.finish(), key).write(out, damage)
+        Table(fold.finish(), key, blob.length).write(out, damage)
     finally:
         if collecting:
             gc.enable()
