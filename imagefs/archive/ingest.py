@@ -76,8 +76,11 @@ def _recall(key: str, place: str, store: Store) -> _Spooled | None:
         blob = store.layer(digest) if digest is not None else None
         if digest is None or blob is None:
             continue
-        if not apart or Parts(place, blob, store).whole():
-            return _Spooled(place, digest, apart)
+        try:
+            if not apart or Parts(place, blob, store).whole():
+                return _Spooled(place, digest, apart)
+        except HostError:
+            store.discard_layers([digest])
     return None
 
 
