@@ -13,53 +13,25 @@ import imagefs
 
 PACKAGE = Path(imagefs.__file__).parent
 
-# Rooms in the order of the way, each with the rooms it may know besides itself and `values`.
-ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "values": (
-        {
-            "",
-            "errors",
-            "image",
-            "files",
-            "hashing",
-            "imageconfig",
-            "answers",
-            "lifeline",
-            "lease",
-            "memory",
-        },
-        set(),
-    ),
-    "host": ({"mountinfo", "daemon"}, set()),
-    "progress": ({"progress"}, set()),
-    "reference": ({"reference"}, set()),
-    "tar": ({"tarfmt", "tarnumber", "sparse", "pax", "tarscan", "tarstream"}, set()),
-    "store": ({"store", "refs", "upkeep", "prune"}, {"progress"}),
-    "compression": ({"compression"}, set()),
-    "engine": (
-        {"connection", "sshpipe", "engine", "exportstream", "receive", "fetch"},
-        {"reference", "tar", "store", "progress", "compression"},
-    ),
-    "formats": ({"formats"}, {"reference", "tar", "store", "progress", "compression"}),
-    "index": (
-        {"rows", "packed", "fold", "folded", "index", "indexbuild", "indexfile", "indexwrite"},
-        {"tar"},
-    ),
-    "source": ({"source"}, {"reference", "progress", "store", "engine", "formats", "index"}),
-    "apart": ({"apart"}, {"progress", "store", "engine", "index"}),
-    "tree": ({"layer", "merge", "pile", "links", "view", "nodeid"}, {"index"}),
-    "filesystem": ({"filesystem"}, set()),
-    "vfs": ({"synthetic", "summary", "wide", "vfs", "catalog"}, {"index", "tree", "filesystem"}),
-    "fuse": ({"fuse"}, {"filesystem", "host"}),
-    "mounts": ({"mounts", "serving"}, {"filesystem", "fuse", "host"}),
-}
-# The command line joins everything, so all may know what it needs, and nobody may know it.
-COMMAND_LINE = {"cli", "commands", "cachecommands", "mounthelper", "tables", "__main__"}
+# The ground, which everybody may stand on: the errors, and two interfaces between packages.
+GROUND = {"", "errors", "filesystem", "progress", "text"}
 
-# Single ways between modules of different rooms that are there for a reason.
-EXCEPTIONS = {
-    ("merge", "tarfmt"): "a whiteout is an entry whose name begins with its prefix",
+# Packages in the order of the way, each with the packages it may know besides itself.
+PACKAGES: dict[str, set[str]] = {
+    "image": set(),
+    "tar": set(),
+    "host": {"image"},
+    "store": {"image", "host"},
+    "index": {"image", "tar", "host"},
+    "archive": {"image", "tar", "host", "store", "index"},
+    "engine": {"image", "tar", "host", "store", "index", "archive"},
+    "source": {"image", "host", "store", "index", "archive", "engine"},
+    "vfs": {"image", "tar", "host", "index"},
+    "fuse": {"host"},
+    "mounts": {"host", "fuse"},
 }
+# The command line joins everything, so it may know all, and nobody may know it.
+COMMAND_LINE = {"cli", "__main__"}
 
 HEAVY = ("requests", "rich", "ctypes", "isal", "fuse", "http.client", "multiprocessing")
 
@@ -88,39 +60,38 @@ def imported(path: Path) -> Iterator[str]:
                 yield inside if inside in MODULES else inside.rpartition(".")[0]
 
 
-def room_of(module: str) -> str:
-    top = module.partition(".")[0]
-    return next(room for room, (members, _) in ROOMS.items() if top in members)
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def test_every_module_has_its_room() -> None:
-    """A new module is put into one room of the table, or its import is nobody's business."""
-    listed = [member for members, _ in ROOMS.values() for member in members]
-    tops = {module.split(".")[0] for module in MODULES}
-    assert sorted(tops - COMMAND_LINE) == sorted(listed)
+def test_every_package_has_its_row() -> None:
+    """A new package is put into the table, or its imports are nobody's business."""
+    tops = {package_of(module) for module in MODULES}
+    assert tops - COMMAND_LINE == GROUND | set(PACKAGES)
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - COMMAND_LINE))
-def test_imports_point_one_way(module: str) -> None:
-    """A module imports from its own room and from those that the table allows it."""
-    room = room_of(module)
-    allowed = {room, "values", *ROOMS[room][1]}
-    for other in imported(MODULES[module]):
-        assert other not in COMMAND_LINE, f"imagefs.{module} knows the command line"
-        if (module, other) not in EXCEPTIONS:
-            assert room_of(other) in allowed, f"imagefs.{module} must not import imagefs.{other}"
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_imports_point_one_way(package: str) -> None:
+    """A module imports from its own package, the ground, and those that the table allows it."""
+    allowed = {package, *GROUND, *PACKAGES[package]}
+    for module, path in MODULES.items():
+        if package_of(module) == package:
+            for other in imported(path):
+                assert package_of(other) in allowed, f"{module} must not import {other}"
 
 
-def test_exceptions_are_made_use_of() -> None:
-    """An exception goes when its reason has gone."""
-    assert all(other in imported(MODULES[module]) for module, other in EXCEPTIONS)
+def test_the_ground_stands_on_nothing() -> None:
+    """What everybody may import, imports nothing but errors and text."""
+    for module in GROUND:
+        assert set(imported(MODULES[module])) <= {"", "errors", "text"}, module
 
 
-def test_rooms_know_none_that_come_later() -> None:
-    """The table has an order, so that no two rooms can come to need each other."""
-    rooms = list(ROOMS)
-    for number, (room, (_, knows)) in enumerate(ROOMS.items()):
-        assert knows <= set(rooms[:number]), f"{room} knows {knows - set(rooms[:number])}"
+def test_packages_know_none_that_come_later() -> None:
+    """The table has an order, so that no two packages can come to need each other."""
+    packages = list(PACKAGES)
+    for number, (package, knows) in enumerate(PACKAGES.items()):
+        later = knows - set(packages[:number])
+        assert not later, f"{package} knows {later}"
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -145,6 +116,6 @@ def test_starting_costs_nothing_that_is_not_needed(statement: str) -> None:
 
 def test_the_drivers_know_nothing_of_images() -> None:
     """FUSE can be served without a line of code about tars, layers or engines."""
-    loaded = {name for name in loaded_by("import imagefs.fuse.server") if "imagefs." in name}
-    rooms = {room_of(name.removeprefix("imagefs.")) for name in loaded}
-    assert rooms <= {"values", "host", "filesystem", "fuse"}
+    loaded = loaded_by("import imagefs.fuse.server")
+    modules = {name.removeprefix("imagefs.") for name in loaded if name.startswith("imagefs.")}
+    assert {package_of(module) for module in modules} <= {*GROUND, "image", "host", "fuse"}

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagefs.errors import CorruptArchive
+from imagefs.image import platform as image_platform
 
 DIGESTS = {"sha256": 64, "sha512": 128}
 """The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
@@ -105,5 +106,4 @@ def _created_by(history: Any, count: int) -> tuple[str, ...]:
 
 
 def _platform(config: dict[str, Any]) -> str:
-    parts = (config.get("os"), config.get("architecture"), config.get("variant"))
-    return "/".join(part for part in parts if isinstance(part, str) and part)
+    return image_platform.joined(*(config.get(key) for key in ("os", "architecture", "variant")))

@@ -1,10 +1,12 @@
-"""What engines say, made safe to use: JSON of the right shape, errors as one printable line.
+"""What others say, made safe to use: JSON of the right shape, and the reason within an error.
 
 Pure. Any thread may call it.
 """
 
 import json
 from typing import Any
+
+from imagefs.text import one_line
 
 
 def error_message(body: bytes) -> str | None:
@@ -15,12 +17,6 @@ def error_message(body: bytes) -> str | None:
         return None
     message = error.get("message") if isinstance(error, dict) else None
     return one_line(message) if isinstance(message, str) and message.strip() else None
-
-
-def one_line(text: str) -> str:
-    """Return text of an engine's as one harmless line: it ends up on a terminal."""
-    line = " ".join(text.split())[:500]
-    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def innermost(error: BaseException) -> str:

@@ -28,8 +28,8 @@ MAX_ROWS = 1 << 28
 """Most rows of one layer: as many as a node id can tell apart."""
 
 # magic, version, key (SHA-256 of what was indexed), rows, links, foreign, names bytes,
-# extras bytes, notes bytes, whiteouts, content bytes, CRC-32 of the checksums
-HEADER = Struct("<8sI32sIIIQQQIQI")
+# extras bytes, notes bytes, whiteouts, content bytes, the layer's bytes, CRC-32 of the checksums
+HEADER = Struct("<8sI32sIIIQQQIQQI")
 # Follows the header: CRC-32 of the header.
 HEADER_CHECKSUM = Struct("<I")
 

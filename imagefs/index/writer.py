@@ -34,10 +34,11 @@ class Table:
     `key` is the SHA-256 digest of what identifies the layer.
     """
 
-    def __init__(self, tree: Folded, key: bytes) -> None:
+    def __init__(self, tree: Folded, key: bytes, length: int) -> None:
         self._tree = tree
         self._members = tree.members
         self._key = key
+        self._length = length
         self._count = 0
         self._names_bytes = 0
         self._next_first = 1
@@ -78,7 +79,7 @@ class Table:
         header = rows.HEADER.pack(
             rows.MAGIC, rows.VERSION, self._key, self._count, len(self._links),
             len(self._foreign), self._names_bytes, self._extras_bytes, len(notes),
-            self._whiteouts, self._content_bytes, crc32(checksums.all()),
+            self._whiteouts, self._content_bytes, self._length, crc32(checksums.all()),
         )
         # fmt: on
         header += rows.HEADER_CHECKSUM.pack(crc32(header))

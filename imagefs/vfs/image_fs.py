@@ -204,7 +204,7 @@ class ImageFs:
 
         Raises UsageError where the image has no such view.
         """
-        name = view.strip("/").encode()
+        name = os.fsencode(view.strip("/"))
         found = self._find(ROOT_ID, name.split(b"/"))
         if found is None:
             found = self._find(ROOT_ID, [b"layers", name])

@@ -16,7 +16,7 @@ from itertools import count
 from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
-from imagefs.host.files import host_errors
+from imagefs.host.files import host_errors, open_blob
 from imagefs.host.lease import Lease
 from imagefs.image.model import Layer
 from imagefs.index import rows
@@ -50,7 +50,7 @@ class OpenLayer:
         self._maps = maps
         self._serial = next(_serials)
         with host_errors(blob.path):
-            self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_blob(blob)
         self._stamp = self._look()
         # Looked at after the stamp was taken: this file, as it is now, is what was indexed.
         if key_of(layer, self._fd) != index.key:

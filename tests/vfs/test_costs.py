@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagefs.index.reader import Index
-from imagefs.vfs import image_fs, links, merge, nodeid, open_layer
+from imagefs.vfs import image_fs as mount
+from imagefs.vfs import links, merge, nodeid, open_layer
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from imagefs.vfs.memory import MOST_BYTES, SMALL, Memory, Shelf
 from imagefs.vfs.open_layer import SparseMap
@@ -141,7 +142,7 @@ def test_a_layer_that_comes_again_is_opened_once(tmp_path: Path, looks: Callable
     assert len(paths(fs, "rootfs")) == 100
     assert looks() < 20 * 100
     # Its files are of the topmost place all the same.
-    name = fs.getxattr(node_of(fs, "rootfs/d0/f"), image_fs.LAYER_XATTR)
+    name = fs.getxattr(node_of(fs, "rootfs/d0/f"), mount.LAYER_XATTR)
     assert name == image.layer_names()[-1].encode()
 
 
