@@ -152,13 +152,13 @@ def test_a_layer_that_comes_again_is_opened_once(tmp_path: Path, looks: Callable
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have next to nothing be remembered."""
-    monkeypatch.setattr(image_fs, "Memory", partial(Memory, 4 * SMALL))
+    monkeypatch.setattr(mount, "Memory", partial(Memory, 4 * SMALL))
 
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every directory that is not empty be a wide one."""
-    monkeypatch.setattr(image_fs, "WIDE", 0)
+    monkeypatch.setattr(mount, "WIDE", 0)
     monkeypatch.setattr(merge, "_TOGETHER", 2)
 
 
