@@ -137,12 +137,12 @@ def processes_of(mountpoint: Path) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU time that processes have used, in user and kernel mode."""
+    """Return the CPU time that processes, and children that they waited for, have used."""
     ticks = 0
     for pid in pids:
         fields = _stat(pid)
         if fields:
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))
     return ticks / _TICKS
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import hostile_images
-from benchmarks.host import BenchError, anonymous_bytes, call, family, machine, say
+from benchmarks.host import BenchError, anonymous_bytes, call, cpu_seconds, family, machine, say
 from benchmarks.plan import Plan
 from benchmarks.workspace import discard
 
@@ -29,12 +29,14 @@ _PATIENCE = 600.0
 class Row:
     """What one archive cost: its bytes, seconds until it is listed whole, most bytes of memory.
 
-    `stays` is the daemon's memory in the end; `names` is how many were listed, 0 if it was refused.
+    `cpu` is what imagefs used of the seconds, which others on the machine do not change. `stays` is
+    the daemon's memory in the end; `names` is how many were listed, 0 if it was refused.
     """
 
     title: str
     size: int
     seconds: float
+    cpu: float
     peak: int
     stays: int
     names: int
@@ -74,7 +76,7 @@ def told(row: Row) -> str:
     """Return a row in words."""
     verdict = "" if row.within else "; BEYOND THE BOUND"
     return (
-        f"{row.title} ({row.size / 10**6:.1f} MB): {row.seconds:.1f} s,"
+        f"{row.title} ({row.size / 10**6:.1f} MB): {row.seconds:.1f} s ({row.cpu:.1f} of CPU),"
         f" {row.peak / 10**6:.0f} MB at the peak, {row.stays / 10**6:.0f} MB stay,"
         f" {row.names:,} names{verdict}"
     )
@@ -95,12 +97,12 @@ def measure(title: str, archive: Path, program: Path, room: Path) -> Row:
             if _is_mounted(place, process):
                 names = _list(place / hostile_images.LOOKS.get(title, "rootfs"))
             took = time.monotonic() - start
-            stays = anonymous_bytes([process.pid])
+            stays, cpu = anonymous_bytes([process.pid]), cpu_seconds([process.pid])
     finally:
         process.send_signal(signal.SIGTERM)
         _end(process, place)
         discard(cache)
-    return Row(title, archive.stat().st_size, took, peak[0], stays, names)
+    return Row(title, archive.stat().st_size, took, cpu, peak[0], stays, names)
 
 
 def _is_mounted(place: Path, process: "subprocess.Popen[bytes]") -> bool:
