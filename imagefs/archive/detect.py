@@ -4,7 +4,6 @@ Owns the order in which formats are tried, and the line between an archive of im
 root of one. Any thread may call it.
 """
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -14,6 +13,7 @@ from imagefs.archive import docker_oci, docker_v1, members, oci, producer, rootf
 from imagefs.archive.members import Files, TarFiles
 from imagefs.archive.model import Packed, Piece
 from imagefs.errors import CorruptArchive
+from imagefs.image import safejson
 from imagefs.tar.scan import scan
 
 _MANIFEST = "manifest.json"
@@ -174,8 +174,8 @@ def _index_describes(written: bytes) -> bool:
 
 def _parsed(written: bytes) -> Any:
     try:
-        return json.loads(written)
-    except (ValueError, RecursionError):
+        return safejson.loads(written)
+    except safejson.BadJsonError:
         return None
 
 

@@ -6,7 +6,6 @@ there symbolic links that lead out of it are refused. Knows no format. Any threa
 """
 
 import errno
-import json
 import os
 import posixpath
 import stat
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from imagefs.archive.model import Piece
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.image import safejson
 from imagefs.image.model import Blob
 from imagefs.tar.header import BLOCK, DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from imagefs.tar.scan import Member, scan
@@ -93,8 +93,8 @@ def content(files: Files, name: str, piece: Piece) -> bytes:
 def parse(files: Files, name: str, data: bytes) -> Any:
     """Return what a file's JSON says, or raise CorruptArchive."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return safejson.loads(data)
+    except safejson.BadJsonError as error:
         raise CorruptArchive(f"{files.place}: {shown(name)} is not JSON: {error}") from error
 
 

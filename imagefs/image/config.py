@@ -3,13 +3,13 @@
 Pure: bytes in, values out. Any thread may call it.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagefs.errors import CorruptArchive
+from imagefs.image import safejson
 
 DIGESTS = {"sha256": 64, "sha512": 128}
 """The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
@@ -86,8 +86,8 @@ def check_digest(digest: Any, what: str) -> None:
 
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        config = safejson.loads(content)
+    except safejson.BadJsonError as error:
         raise CorruptArchive(f"the image configuration is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CorruptArchive("the image configuration is not a JSON object")

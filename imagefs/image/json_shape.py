@@ -3,15 +3,16 @@
 Pure. Any thread may call it.
 """
 
-import json
 from typing import Any
+
+from imagefs.image import safejson
 
 
 def error_message(body: bytes) -> str | None:
     """Return the message of an engine's error object, or None if this is none."""
     try:
-        error = json.loads(body)
-    except (ValueError, RecursionError):
+        error = safejson.loads(body)
+    except safejson.BadJsonError:
         return None
     message = error.get("message") if isinstance(error, dict) else None
     return one_line(message) if isinstance(message, str) and message.strip() else None
