@@ -119,6 +119,12 @@ def many_through_links(number: int) -> bytes:
     return header(b"d", b"5") + b"".join(links) + b"".join(files) + END
 
 
+def deep_below_links(number: int) -> bytes:
+    """Return a link that is put anew before each file of a deep directory."""
+    turn = header(b"a", b"2", linkname=b"x") + long_name(b"d/" * 2000 + b"f") + header(magic=GNU)
+    return turn * number + END
+
+
 def flips(number: int) -> bytes:
     """Return a path that is in turn a file, a directory with content, and a symbolic link."""
     turn = file(b"a") + file(b"a/b/c") + header(b"a", b"2", linkname=b"a/b") + file(b"a/x")
@@ -219,6 +225,9 @@ PAX = {
         long_name(b"a/" * 2049) + file(b"f") + END, "4098 bytes"
     ),
     "an empty long name": shown_as(long_name(b"") + file(b"f") + END),
+    "tiny records by the millions": refused(
+        lambda: extended(b"5 a=\n" * 200_000)[: -len(END)] * 6, "pax records beyond the ordinary"
+    ),
     "extended headers without a member": refused(pax([(b"path", b"p")]) * 9 + END, "behind"),
     "extended headers without end": refused(
         pax([(b"k%d" % n, b"v" * 900) for n in range(500)]) * 3 + file(b"f") + END,
@@ -281,6 +290,41 @@ SPARSE = {
     "1.0, more runs than anybody has": refused(
         sparse_1_0(b"99999999\n".ljust(512, b"\0")), "99999999 runs"
     ),
+    "1.0, empty runs by the millions": refused(
+        lambda: sparse_1_0(content(b"600000\n" + b"0\n0\n" * 600_000))[: -len(END)] * 2,
+        "runs",
+    ),
+    "0.1, empty runs by the millions": refused(
+        lambda: sparse_pax({b"size": b"9", b"map": b",".join([b"0,0"] * 200_000)})[: -len(END)] * 6,
+        "more than 1048576 runs",
+    ),
+    "0.0, empty runs by the millions": refused(
+        lambda: (
+            (
+                pax(
+                    [
+                        (b"GNU.sparse.size", b"9"),
+                        *[(b"GNU.sparse.numbytes", b"0")] * 40_000,
+                    ]
+                )
+                + file(b"f")
+            )
+            * 27
+        ),
+        "more than 1048576 runs",
+    ),
+    "0.1, empty runs of directories": refused(
+        lambda: (
+            (
+                pax(
+                    [(b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b",".join([b"0,0"] * 200_000))]
+                )
+                + header(b"d", b"5")
+            )
+            * 6
+        ),
+        "more than 1048576 runs",
+    ),
     "1.0, no size": refused(
         sparse_pax({b"major": b"1", b"minor": b"0"}, b"0\n".ljust(512, b"\0")), "not a number"
     ),
@@ -330,7 +374,7 @@ LINKS = {
         symlinks([(f"l{n}", f"l{n - 1}/l{n - 1}" if n else ".") for n in range(60)], "l59/f")
     ),
     "each path through thousands": refused(
-        lambda: many_through_links(2000), "lead through too many"
+        lambda: many_through_links(2000), "links and deep directories"
     ),
     "a hard link to itself": shown_as(layer({"a": Hard("a")})),
     "hard links in a circle": shown_as(layer({"a": Hard("b"), "b": Hard("c"), "c": Hard("a")})),
@@ -386,6 +430,9 @@ TREES = {
     ),
     "a path that is all things in turn": shown_as(lambda: flips(5000)),
     "a file as its own parent": shown_as(plain([b"f", b"f/f", b"f/f/f", b"f"])),
+    "replaced links above deep paths": refused(
+        lambda: deep_below_links(3000), "links and deep directories"
+    ),
     "the same name without end": shown_as(lambda: file(b"f", b"x") * 50_000 + END),
 }
 
