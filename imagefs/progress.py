@@ -1,21 +1,12 @@
-"""What long work says while it runs: its phase, its bytes, and notes about what happened.
+"""How long work says what it does while it runs: its phase, its bytes, notes about what happened.
 
-Owns the three ways to say it: a bar on a terminal, plain lines elsewhere, nothing but warnings
-when quiet. Knows nothing of the work. `advance` may be called from any thread, and often; the
-rest belongs to the thread that runs the work.
+Owns the interface, and the way to say nothing but warnings. Knows nothing of the work. `advance`
+may be called from any thread, and often; the rest belongs to the thread that runs the work.
 """
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Protocol, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
-
-_SECONDS_BETWEEN_LINES = 5.0
+from imagefs.text import printable
 
 
 class Progress(Protocol):
@@ -52,120 +43,5 @@ class Silent:
     def warn(self, text: str) -> None:
         """Write the warning as a line, if there is a stream to write to."""
         if self._stream is not None:
-            self._stream.write(f"imagefs: warning: {text}\n")
+            self._stream.write(f"imagefs: warning: {printable(text)}\n")
             self._stream.flush()
-
-
-class Lines(Silent):
-    """Writes a line for each phase, and one every few seconds of a long one."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._out = stream
-        self._text = ""
-        self._begin(None)
-
-    def _begin(self, total: int | None) -> None:
-        self._done, self._total = 0, total
-        self._since = self._said = time.monotonic()
-
-    def phase(self, text: str, total: int | None = None) -> None:
-        """Write the end of the former phase, if it moved bytes, and the new phase's name."""
-        self.finish()
-        self._text = text
-        self._begin(total)
-        self._line(text)
-
-    def advance(self, count: int) -> None:
-        """Count, and write a line if none was written for some seconds."""
-        self._done += count
-        if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
-            self._report()
-
-    def note(self, text: str) -> None:
-        """Write the note as a line."""
-        self._line(text)
-
-    def finish(self) -> None:
-        """Write how much was done in the phase, if it moved bytes."""
-        if self._done:
-            self._report()
-            self._done = 0
-
-    def _report(self) -> None:
-        self._said = time.monotonic()
-        seconds = max(self._said - self._since, 0.001)
-        of = f" of about {size_text(self._total)}" if self._total else ""
-        rate = size_text(int(self._done / seconds))
-        self._line(f"{self._text}: {size_text(self._done)}{of}, {rate}/s")
-
-    def _line(self, text: str) -> None:
-        self._out.write(f"imagefs: {text}\n")
-        self._out.flush()
-
-
-class Bar:
-    """Draws a bar of rich's on a terminal."""
-
-    def __init__(self, bars: "RichProgress") -> None:
-        self._bars = bars
-        self._task: TaskID | None = None
-
-    def phase(self, text: str, total: int | None = None) -> None:
-        """Replace the bar by that of a new phase."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(text, total=total)
-
-    def advance(self, count: int) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
-
-    def note(self, text: str) -> None:
-        """Write the note above the bar."""
-        self._bars.console.print(f"imagefs: {text}", markup=False, highlight=False)
-
-    def warn(self, text: str) -> None:
-        """Write the warning above the bar."""
-        self.note(f"warning: {text}")
-
-
-@contextmanager
-def reporter(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Report on `stream` (standard error) while the block runs, in the way that suits it."""
-    stream = stream or sys.stderr
-    if quiet:
-        yield Silent(stream)
-    elif stream.isatty():
-        yield from _bar(stream)
-    else:
-        lines = Lines(stream)
-        yield lines
-        lines.finish()
-
-
-def _bar(stream: TextIO) -> Iterator[Progress]:
-    from rich import progress as rich  # noqa: PLC0415 - 60 ms, and only on terminals
-    from rich.console import Console  # noqa: PLC0415
-
-    columns = (
-        rich.SpinnerColumn(),
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.DownloadColumn(),
-        rich.TransferSpeedColumn(),
-        rich.TimeElapsedColumn(),
-    )
-    with rich.Progress(*columns, console=Console(file=stream), transient=True) as bars:
-        yield Bar(bars)
-
-
-def size_text(count: int) -> str:
-    """Return a number of bytes for people: 1.5 GB, 312 kB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -196,6 +196,13 @@ PAX = {
     "a time in floats": refused(extended(record(b"mtime", b"1e9")), "not a number"),
     "a time that is not a number": refused(extended(record(b"mtime", b"nan")), "not a number"),
     "a time beyond 64 bits": refused(extended(record(b"mtime", b"9" * 30)), "not a number"),
+    "letters in a fraction": refused(extended(record(b"mtime", b"1.5x")), "not a time"),
+    "letters in a long fraction": refused(
+        extended(record(b"mtime", b"1." + b"0" * 9 + b"x")), "not a time"
+    ),
+    "a fraction with a sign": refused(extended(record(b"mtime", b"1.-5")), "not a time"),
+    "two fractions": refused(extended(record(b"mtime", b"1.0000000000.5")), "not a time"),
+    "a fraction of a thousand digits": shown_as(extended(record(b"mtime", b"1." + b"9" * 1000))),
     "the earliest time": shown_as(extended(record(b"mtime", b"-9223372036854775807.999999999"))),
     "an owner that is none": refused(extended(record(b"uid", b"root")), "not a number"),
     "a charset that is none": shown_as(extended(record(b"hdrcharset", b"\xff\0"))),
@@ -325,8 +332,8 @@ SPARSE = {
         ),
         "more than 1048576 runs",
     ),
-    "1.0, no size": refused(
-        sparse_pax({b"major": b"1", b"minor": b"0"}, b"0\n".ljust(512, b"\0")), "not a number"
+    "1.0, no size": shown_as(
+        sparse_pax({b"major": b"1", b"minor": b"0"}, b"0\n".ljust(512, b"\0"))
     ),
     "1.0, no runs": shown_as(sparse_1_0(b"0\n".ljust(512, b"\0"), b"1099511627776")),
     "on what is no file": shown_as(

@@ -4,36 +4,19 @@ Pure: packed images in, packed images out, or a UsageError that lists what there
 call it.
 """
 
-import platform as host
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from imagefs.archive.members import shown
 from imagefs.archive.model import Packed, PackedImage
 from imagefs.errors import CorruptArchive, UsageError
+from imagefs.image import platform as platforms
 from imagefs.image import reference
+from imagefs.image.short_id import short_ids
 
 _POSITION_DIGITS = 3
 _LISTED = 20
 """Images, or names of one, that a message lists."""
-_MACHINES = {
-    "x86_64": "amd64",
-    "aarch64": "arm64",
-    "arm64": "arm64",
-    "armv7l": "arm/v7",
-    "armv6l": "arm/v6",
-    "i386": "386",
-    "i686": "386",
-    "loongarch64": "loong64",
-    "mips64": "mips64le",
-}
-"""What uname(2) calls a machine, in Go's words where they differ."""
-
-
-def host_platform() -> str:
-    """Return the platform whose images this host runs: Linux, on its own architecture."""
-    machine = host.machine()
-    return f"linux/{_MACHINES.get(machine, machine)}"
 
 
 def one(packed: Packed, image: str | None, platform: str | None) -> PackedImage:
@@ -70,28 +53,55 @@ def _matching(packed: Packed, wanted: str | None) -> Sequence[PackedImage]:
         found = [image for image in packed.images if fits(image)]
         if found:
             return found
+    begun = _begun(packed, wanted)
+    if begun:
+        return begun
+    for_tag = [image for image in packed.images if wanted in map(_tag, image.names)]
+    if for_tag:
+        return for_tag
     there = _listed(_entries(packed.images))
     raise UsageError(f"{packed.place} holds no image {shown(wanted)}; it holds {there}")
 
 
+def _begun(packed: Packed, wanted: str) -> Sequence[PackedImage]:
+    """Return the one image whose id begins so; its beginning alone must tell it from all others."""
+    prefix = reference.id_prefix(wanted)
+    if prefix is None:
+        return ()
+    found = [image for image in packed.images if image.id.partition(":")[2].startswith(prefix)]
+    ids = short_ids(image.id for image in found)
+    if len(ids) > 1:
+        raise UsageError(
+            f"{packed.place} holds {len(ids)} images whose ids begin with {prefix};"
+            f" write more of it: {_listing(ids.values())}"
+        )
+    return found
+
+
+def _tag(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
 def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
-    """Yield what the word may mean: a name, one without its registry, a position, an id, a tag."""
+    """Yield what the word may mean: a whole id, a name, one without its registry, a position."""
     familiar = reference.familiar(wanted)
+    whole = reference.full_id(wanted)
+    if whole is not None:
+        # First: no name may stand for what can mean one image only.
+        yield lambda image: image.id.partition(":")[2] == whole.partition(":")[2]
     yield lambda image: wanted in image.names
     yield lambda image: familiar in map(reference.familiar, image.names)
     yield lambda image: any(name.endswith(f"/{familiar}") for name in image.names)
     if wanted.isdecimal() and len(wanted) <= _POSITION_DIGITS:
         yield lambda image: image.entry == int(wanted)
-    prefix = reference.id_prefix(wanted)
-    if prefix is not None:
-        yield lambda image: image.id.partition(":")[2].startswith(prefix)
-    yield lambda image: any(name.rpartition(":")[2] == wanted for name in image.names)
 
 
 def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
     """Return the one of an entry's images that is for the platform."""
-    wanted = platform or host_platform()
-    fitting = [image for image in variants if is_for(wanted, image.platform)]
+    wanted = platforms.parse(platform) if platform else platforms.of_host()
+    ranks = {id(image): wanted.rank(image.platform) for image in variants}
+    fitting = [image for image in variants if ranks[id(image)] is not None]
+    fitting.sort(key=lambda image: ranks[id(image)] or ())
     held = [image for image in variants if image.held]
     preferred: Sequence[PackedImage] = [image for image in fitting if image.held]
     if not preferred and platform is None:
@@ -100,7 +110,7 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
     fitting.sort(key=lambda image: bool(image.problem))
     if not (preferred or fitting):
         raise UsageError(
-            f"{packed.place} holds no image for {shown(wanted)};"
+            f"{packed.place} holds no image for {wanted};"
             f" choose with --platform: {_platforms(held or variants)}"
         )
     chosen = (*preferred, *fitting)[0]
@@ -115,28 +125,14 @@ def _platforms(images: Iterable[PackedImage]) -> str:
     return _listing(dict.fromkeys(shown(image.platform or "unknown") for image in images))
 
 
-def is_for(wanted: str, platform: str) -> bool:
-    """Tell whether an image's platform is the wanted one, which may leave out its end.
-
-    `arm64` alone means Linux's; what every arm64 is, v8, need not be said.
-    """
-    if "/" not in wanted:
-        wanted = f"linux/{wanted}"
-    return (_normal(platform) + "/").startswith(_normal(wanted) + "/")
-
-
-def _normal(platform: str) -> str:
-    platform = platform.lower()
-    return platform.removesuffix("/v8") if "/arm64" in platform else platform
-
-
 def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:
     """Return a line that tells the images apart."""
     items = []
+    short = short_ids(variants[0].id for variants in entries)
     for variants in entries:
         image = variants[0]
         names = " ".join(map(shown, image.names[:_LISTED])) or "untagged"
-        items.append(f"{image.entry}: {names} ({image.id.partition(':')[2][:12]})")
+        items.append(f"{image.entry}: {names} ({short[image.id]})")
     return _listing(items)
 
 

@@ -13,7 +13,7 @@ from imagefs.archive import docker_oci, docker_v1, members, oci, producer, rootf
 from imagefs.archive.members import Files, TarFiles
 from imagefs.archive.model import Packed, Piece
 from imagefs.errors import CorruptArchive
-from imagefs.image import safejson
+from imagefs.image import safe_json
 from imagefs.tar.scan import scan
 
 _MANIFEST = "manifest.json"
@@ -144,7 +144,9 @@ def _read(files: Files, *, flat: bool) -> Packed | None:
         return Packed(files.place, producer.OCI, oci.read_layout(files, written))
     if not flat and docker_v1.applies(files):
         named = files.find(docker_v1.REPOSITORIES) is not None
-        if not named and isinstance(files, TarFiles) and not files.is_ended():
+        ended = not isinstance(files, TarFiles) or files.is_ended()
+        # `repositories` comes after manifest.json, and `docker load` does without that one too.
+        if not (named and ended) and (docker_v1.may_be_newer(files) or not (named or ended)):
             raise _nameless(files)
         return Packed(files.place, producer.LEGACY, docker_v1.read(files))
     return None
@@ -174,8 +176,8 @@ def _index_describes(written: bytes) -> bool:
 
 def _parsed(written: bytes) -> Any:
     try:
-        return safejson.loads(written)
-    except safejson.BadJsonError:
+        return safe_json.loads(written)
+    except safe_json.BadJsonError:
         return None
 
 

@@ -12,8 +12,8 @@ from hashlib import sha256
 from typing import Any
 
 from imagefs.archive import members
-from imagefs.archive.members import Files, shown
-from imagefs.archive.model import PackedImage, PackedLayer, usable_names
+from imagefs.archive.members import KEEP_GOING, Files, shown
+from imagefs.archive.model import PackedImage, PackedLayer, lost_id, usable_names
 from imagefs.errors import CorruptArchive
 from imagefs.image import config as image_config
 
@@ -21,8 +21,12 @@ MANIFEST = "manifest.json"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
-def read(files: Files, manifest: bytes) -> tuple[PackedImage, ...]:
-    """Return the images that a manifest.json lists, in its order."""
+def read(files: Files, manifest: bytes, *, make_do: bool = False) -> tuple[PackedImage, ...]:
+    """Return the images that a manifest.json lists, in its order.
+
+    To `make_do` is to take the layers of an image without the configuration that says what they
+    are, where that is missing, damaged or another image's.
+    """
     parsed = members.parse(files, MANIFEST, manifest)
     if not isinstance(parsed, list):
         raise CorruptArchive(f"{files.place}: {MANIFEST} is not a list of images")
@@ -30,7 +34,7 @@ def read(files: Files, manifest: bytes) -> tuple[PackedImage, ...]:
         raise CorruptArchive(f"{files.place}: {MANIFEST} lists no image")
     members.bounded(files, len(parsed))
     return tuple(
-        _image(files, number, entry, written)
+        _Entry(files, number, entry, written).image(make_do=make_do)
         for number, (entry, written) in enumerate(zip(parsed, _as_written(manifest), strict=True))
     )
 
@@ -49,31 +53,76 @@ def _as_written(manifest: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _image(files: Files, number: int, entry: Any, written: bytes) -> PackedImage:
-    where = f"{files.place}: image {number} of {MANIFEST}"
-    if not isinstance(entry, dict):
-        raise CorruptArchive(f"{where} is not an object")
-    config_name = entry.get("Config")
-    if not isinstance(config_name, str):
-        raise CorruptArchive(f"{where} names no Config")
-    names = usable_names(_strings(entry.get("RepoTags"), f"{where}: RepoTags"))
-    paths = _strings(entry.get("Layers"), f"{where}: Layers")
-    config = members.read(files, config_name)
-    try:
-        facts = image_config.parse(config)
-    except CorruptArchive as error:
-        raise CorruptArchive(f"{files.place}: {shown(config_name)}: {error}") from error
-    if len(paths) != len(facts.diff_ids):
-        raise CorruptArchive(
-            f"{where} has {len(paths)} layers, but its configuration {shown(config_name)}"
-            f" has {len(facts.diff_ids)} diff ids"
+class _Entry:
+    """An image of a manifest.json: its item, parsed and as it was written."""
+
+    def __init__(self, files: Files, number: int, said: Any, written: bytes) -> None:
+        self._files = files
+        self._number = number
+        self._written = written
+        self._where = f"{files.place}: image {number} of {MANIFEST}"
+        if not isinstance(said, dict):
+            raise CorruptArchive(f"{self._where} is not an object")
+        config_name = said.get("Config")
+        if not isinstance(config_name, str):
+            raise CorruptArchive(f"{self._where} names no Config")
+        self._config_name = config_name
+        self._names = usable_names(_strings(said.get("RepoTags"), f"{self._where}: RepoTags"))
+        self._paths = _strings(said.get("Layers"), f"{self._where}: Layers")
+
+    def image(self, *, make_do: bool) -> PackedImage:
+        try:
+            config = members.read(self._files, self._config_name)
+            facts = self._facts(config)
+        except CorruptArchive as error:
+            if make_do and self._paths:
+                return self._without_config(str(error))
+            raise CorruptArchive(f"{error}{KEEP_GOING}") from error
+        layers = tuple(
+            PackedLayer(diff_id, path, self._files.find(path), created_by=created_by)
+            for diff_id, path, created_by in zip(
+                facts.diff_ids, self._paths, facts.created_by, strict=True
+            )
         )
-    layers = tuple(
-        PackedLayer(diff_id, path, files.find(path), created_by=created_by)
-        for diff_id, path, created_by in zip(facts.diff_ids, paths, facts.created_by, strict=True)
-    )
-    image_id = f"sha256:{sha256(config).hexdigest()}"
-    return PackedImage(image_id, names, config, written, layers, facts.platform, number)
+        return PackedImage(
+            f"sha256:{sha256(config).hexdigest()}",
+            self._names,
+            config,
+            self._written,
+            layers,
+            facts.platform,
+            self._number,
+        )
+
+    def _facts(self, config: bytes) -> image_config.ImageConfig:
+        name = shown(self._config_name)
+        try:
+            facts = image_config.parse(config)
+        except CorruptArchive as error:
+            raise CorruptArchive(f"{self._files.place}: {name}: {error}") from error
+        if len(self._paths) != len(facts.diff_ids):
+            raise CorruptArchive(
+                f"{self._where} has {len(self._paths)} layers, but its configuration {name}"
+                f" has {len(facts.diff_ids)} diff ids"
+            )
+        return facts
+
+    def _without_config(self, damage: str) -> PackedImage:
+        """Return the image of what layers there are."""
+        if len(self._paths) > image_config.MAX_LAYERS:
+            raise CorruptArchive(damage)
+        return PackedImage(
+            f"sha256:{sha256(self._written).hexdigest()}",
+            self._names,
+            b"",
+            self._written,
+            tuple(
+                PackedLayer(lost_id(number, path), path, self._files.find(path))
+                for number, path in enumerate(self._paths)
+            ),
+            entry=self._number,
+            damage=(damage,),
+        )
 
 
 def _strings(value: Any, what: str) -> tuple[str, ...]:

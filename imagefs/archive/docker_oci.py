@@ -20,9 +20,11 @@ def read(files: Files, manifest: bytes) -> Packed:
         images = docker.read(files, manifest)
     except CorruptArchive:
         held = tuple(image for image in _indexed(files) if image.held)
-        if not held:
+        if held:
+            return Packed(files.place, producer.OCI, held)
+        if not files.keep_going:
             raise
-        return Packed(files.place, producer.OCI, held)
+        images = docker.read(files, manifest, make_do=True)
     listed = {image.id for image in images}
     others: dict[int, list[PackedImage]] = {}
     entry_of: dict[str, int] = {}

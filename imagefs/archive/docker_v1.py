@@ -10,10 +10,11 @@ import re
 from typing import Any
 
 from imagefs.archive import members
-from imagefs.archive.members import Files, shown
+from imagefs.archive.members import KEEP_GOING, Files, shown
 from imagefs.archive.model import PackedImage, PackedLayer, usable_names
 from imagefs.errors import CorruptArchive
 from imagefs.image.config import MAX_LAYERS
+from imagefs.image.platform import joined
 
 REPOSITORIES = "repositories"
 _JSON = re.compile(r"([0-9a-f]{64})/json")
@@ -24,10 +25,13 @@ MAX_CHAINED = 100_000
 
 
 def applies(files: Files) -> bool:
-    """Tell whether the archive is in this layout, and not the beginning of a newer one."""
-    names = list(files.names())
-    newer = any(_CONFIG.fullmatch(name) for name in names)
-    return not newer and any(_JSON.fullmatch(name) for name in names)
+    """Tell whether the archive has layers of this layout, be it the beginning of a newer one."""
+    return any(_JSON.fullmatch(name) for name in files.names())
+
+
+def may_be_newer(files: Files) -> bool:
+    """Tell whether a file is there that newer archives have, though it may mean nothing."""
+    return any(_CONFIG.fullmatch(name) for name in files.names())
 
 
 def read(files: Files) -> tuple[PackedImage, ...]:
@@ -46,17 +50,27 @@ def read(files: Files) -> tuple[PackedImage, ...]:
 
 
 class _Descriptions(dict[str, dict[str, Any]]):
-    """What `<id>/json` says, by id; read when first asked for."""
+    """What `<id>/json` says, by id; read when first asked for.
+
+    `damage` has those that say nothing, which are made do with.
+    """
 
     def __init__(self, files: Files) -> None:
         super().__init__()
         self._files = files
+        self.damage: dict[str, str] = {}
 
     def __missing__(self, layer_id: str) -> dict[str, Any]:
         name = f"{layer_id}/json"
-        said = members.parse(self._files, name, members.read(self._files, name))
-        if not isinstance(said, dict):
-            raise CorruptArchive(f"{self._files.place}: {name} is not an object")
+        try:
+            said = members.parse(self._files, name, members.read(self._files, name))
+            if not isinstance(said, dict):
+                raise CorruptArchive(f"{self._files.place}: {name} is not an object")
+        except CorruptArchive as error:
+            if not self._files.keep_going:
+                raise CorruptArchive(f"{error}{KEEP_GOING}") from error
+            self.damage[layer_id] = str(error)
+            said = {}
         self[layer_id] = said
         return said
 
@@ -105,23 +119,23 @@ def _image(
         for layer_id in chain
     )
     names = usable_names(names)
+    damage = tuple(described.damage[one] for one in chain if one in described.damage)
     entry = {
         "Config": f"{top}/json",
         "RepoTags": list(names),
         "Layers": [layer.name for layer in layers],
     }
     said = described[top]
-    platform = "/".join(
-        value for key in ("os", "architecture") if isinstance(value := said.get(key), str)
-    )
+    platform = joined(*(said.get(key) for key in ("os", "architecture", "variant")))
     return PackedImage(
         f"v1:{top}",
         names,
-        members.read(files, f"{top}/json"),
+        b"" if top in described.damage else members.read(files, f"{top}/json"),
         json.dumps(entry).encode(),
         layers,
         platform,
         number,
+        damage=damage,
     )
 
 

@@ -18,6 +18,7 @@ from imagefs.archive.model import Means, Packed, Piece
 from imagefs.archive.record import Parts, take_apart
 from imagefs.archive.uncompress import room, too_large
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.host.files import identity_of
 from imagefs.store.store import Store
 
 _CHUNK = 64 << 10
@@ -29,7 +30,7 @@ def compressed(fd: int, path: Path, means: Means) -> Packed:
     """Return what a compressed file holds; the second time, the file itself is not read."""
     store, progress = means.store, means.progress
     status = os.fstat(fd)
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (*identity_of(status), status.st_size, status.st_mtime_ns)
     key = f"{os.path.realpath(path)} {identity}"
     with store.lock(key, lambda: progress.note(f"waiting for another process that has {path}")):
         spooled = _recall(key, str(path), store)
@@ -38,13 +39,13 @@ def compressed(fd: int, path: Path, means: Means) -> Packed:
             spooled = _take(fd, str(path), means)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
-        return spooled.packed(store)
+        return spooled.packed(means)
 
 
 def stream(fd: int, place: str, means: Means) -> Packed:
     """Return what arrives by a pipe, once all of it has arrived."""
     means.progress.phase(f"reading {place}")
-    return _take(fd, place, means).packed(means.store)
+    return _take(fd, place, means).packed(means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,14 @@ class _Spooled:
     apart: bool
     damage: str = ""
 
-    def packed(self, store: Store) -> Packed:
+    def packed(self, means: Means) -> Packed:
         """Return what the archive holds."""
+        store, keep_going = means.store, means.care.keep_going
         blob = store.layer(self.digest)
         if blob is None:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
-            return detect.read_parts(Parts(self.place, blob, store))
-        keep_going = bool(self.damage)
+            return detect.read_parts(Parts(self.place, blob, store, keep_going=keep_going))
         files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
         return detect.read_tar(files, Piece(blob, self.damage, self.digest))
 
@@ -75,8 +76,11 @@ def _recall(key: str, place: str, store: Store) -> _Spooled | None:
         blob = store.layer(digest) if digest is not None else None
         if digest is None or blob is None:
             continue
-        if not apart or Parts(place, blob, store).whole():
-            return _Spooled(place, digest, apart)
+        try:
+            if not apart or Parts(place, blob, store).whole():
+                return _Spooled(place, digest, apart)
+        except HostError:
+            store.discard_layers([digest])
     return None
 
 

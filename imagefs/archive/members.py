@@ -8,14 +8,17 @@ there symbolic links that lead out of it are refused. Knows no format. Any threa
 import errno
 import os
 import posixpath
-import stat
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from imagefs.archive import beneath
 from imagefs.archive.model import Piece
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.image import safejson
+from imagefs.host.files import identity_of, open_blob
+from imagefs.image import safe_json
 from imagefs.image.model import Blob
 from imagefs.tar.header import BLOCK, DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from imagefs.tar.scan import Member, scan
@@ -32,6 +35,8 @@ MAX_LINKS = 40
 """Links inside an archive that are followed from one name."""
 MAX_MEMBERS = 1_000_000
 """Members of an archive of images that are looked at; a flat root may have more."""
+_ID = re.compile("[0-9a-f]{64}")
+_BESIDE_LAYER = ("VERSION", "json", "layer.tar")
 _NO_END = 1 << 62
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -40,9 +45,11 @@ class Files(Protocol):
     """The files of an archive; `place` names the archive in messages.
 
     `json_read` counts the bytes of its small files that were read, each time that one was.
+    With `keep_going`, readers of formats make do with what can be read.
     """
 
     json_read: int
+    keep_going: bool
 
     @property
     def place(self) -> str:
@@ -81,7 +88,7 @@ def content(files: Files, name: str, piece: Piece) -> bytes:
             f"{files.place}: its JSON refers to more than {MAX_JSON_READ} bytes of JSON"
         )
     try:
-        with piece.blob.path.open("rb", buffering=0) as file:
+        with open(open_blob(piece.blob), "rb", buffering=0) as file:
             data = os.pread(file.fileno(), piece.blob.length, piece.blob.offset)
     except OSError as error:
         raise HostError(f"{piece.blob.path}: {error.strerror}") from error
@@ -93,8 +100,8 @@ def content(files: Files, name: str, piece: Piece) -> bytes:
 def parse(files: Files, name: str, data: bytes) -> Any:
     """Return what a file's JSON says, or raise CorruptArchive."""
     try:
-        return safejson.loads(data)
-    except safejson.BadJsonError as error:
+        return safe_json.loads(data)
+    except safe_json.BadJsonError as error:
         raise CorruptArchive(f"{files.place}: {shown(name)} is not JSON: {error}") from error
 
 
@@ -134,6 +141,7 @@ class TarFiles:
         self.blob = blob
         self.place = place
         self.json_read = 0
+        self.keep_going = keep_going
         self.truncated = ""
         self._pieces: dict[str, Piece] = {}
         self._links: dict[str, str] = {}
@@ -145,7 +153,7 @@ class TarFiles:
 
     def _scan(self, keep_going: bool, enough: Callable[[int, str], bool]) -> None:
         end = self.blob.offset + self.blob.length
-        fd = os.open(self.blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_blob(self.blob)
         try:
             members = scan(
                 lambda count, at: os.pread(fd, min(count, max(0, end - at)), at),
@@ -184,7 +192,7 @@ class TarFiles:
             self._sparse.add(name)
         elif member.typeflag == REGTYPE:
             left = max(0, min(member.stored, end - member.offset))
-            blob = Blob(self.blob.path, min(member.offset, end), left)
+            blob = replace(self.blob, offset=min(member.offset, end), length=left)
             lost = member.stored - left
             damage = f"the last {lost} of its {member.stored} bytes are missing" if lost else ""
             self._pieces[name] = Piece(blob, damage)
@@ -197,7 +205,7 @@ class TarFiles:
         """
         end = self.blob.offset + self.blob.length
         at = self._behind_last if self.whole else end - BLOCK
-        with self.blob.path.open("rb", buffering=0) as file:
+        with open(open_blob(self.blob), "rb", buffering=0) as file:
             block = os.pread(file.fileno(), max(0, min(BLOCK, end - at)), at)
         return bool(block) and not block.strip(b"\0")
 
@@ -221,35 +229,47 @@ class TarFiles:
 
 
 class DirectoryFiles:
-    """The files of a directory of this host; nothing outside it is ever opened."""
+    """The files of a directory of this host, which `fd` has open while they are looked for.
 
-    def __init__(self, path: Path) -> None:
+    Nothing outside of it is ever opened.
+    """
+
+    def __init__(self, path: Path, fd: int, *, keep_going: bool = False) -> None:
         self.place = str(path)
+        self.keep_going = keep_going
         self.json_read = 0
-        self._root = os.path.realpath(path)
+        self._fd = fd
+        self._top = os.path.realpath(path)
 
     def names(self) -> Iterable[str]:
-        """See Files."""
-        found = []
-        for directory, _, names in os.walk(self._root):
-            inside = os.path.relpath(directory, self._root)
-            found += [normal(posixpath.join(inside, name)) for name in names]
-        return found
+        """See Files; of what lies deeper, only what is in a directory named by an id.
+
+        A directory may be anything, such as the root of a machine: no format of images is told
+        by names from further below.
+        """
+        with os.scandir(self._fd) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.name
+                elif _ID.fullmatch(entry.name):
+                    names = (f"{entry.name}/{name}" for name in _BESIDE_LAYER)
+                    yield from (name for name in names if self.find(name) is not None)
 
     def find(self, name: str) -> Piece | None:
         """See Files."""
         try:
-            path = os.path.realpath(os.path.join(self._root, normal(name)))
+            found = beneath.find(self._fd, self._top, normal(name))
+        except beneath.LeadsOutError:
+            raise CorruptArchive(
+                f"{self.place}: {shown(name)} leads out of the directory"
+            ) from None
         except ValueError:
             return None  # a name that no file can have: it holds a NUL, or no valid text
-        if os.path.commonpath([path, self._root]) != self._root:
-            raise CorruptArchive(f"{self.place}: {shown(name)} leads out of the directory")
-        try:
-            status = os.stat(path, follow_symlinks=False)
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
-            raise HostError(f"{path}: {error.strerror}") from error
-        if not stat.S_ISREG(status.st_mode):
+            raise HostError(f"{self.place}: {shown(name)}: {error.strerror}") from error
+        if found is None:
             return None
-        return Piece(Blob(Path(path), 0, status.st_size))
+        path, status = Path(self._top, found.path), found.status
+        return Piece(Blob(path, 0, status.st_size, identity_of(status)))

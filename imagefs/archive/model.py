@@ -6,9 +6,10 @@ missing; `uncompress.py` makes `image.Layer`s of them.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol
 
-from imagefs.image import safejson
+from imagefs.image import safe_json
 from imagefs.image.model import MAX_LAYER_BYTES, Blob, Layer
 from imagefs.progress import Progress
 from imagefs.store.store import Store
@@ -80,7 +81,8 @@ class PackedImage:
     """An image of an archive; `entry` is its position among those that one can choose from.
 
     Images of one entry differ in their platform, `os/architecture[/variant]` or "". `problem`
-    says why the image cannot be used, where the archive names it without holding it.
+    says why the image cannot be used, where the archive names it without holding it; `damage`,
+    what is wrong with one that is made do with.
     """
 
     id: str
@@ -91,6 +93,7 @@ class PackedImage:
     platform: str = ""
     entry: int = 0
     problem: str = ""
+    damage: tuple[str, ...] = ()
 
     @property
     def held(self) -> bool:
@@ -108,6 +111,11 @@ class Packed:
     images: tuple[PackedImage, ...]
 
 
+def lost_id(number: int, name: str) -> str:
+    """Return an id for an image's layer of that number and name whose diff id nobody knows."""
+    return f"lost:{sha256(f'{number} {name}'.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 def usable_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return those of an archive's names for an image that can be shown and typed."""
     return tuple(
@@ -120,8 +128,8 @@ def usable_names(names: Iterable[str]) -> tuple[str, ...]:
 def labels_of(config: bytes) -> dict[str, str]:
     """Return the labels that an image's configuration holds."""
     try:
-        said = safejson.loads(config or b"{}")
-    except safejson.BadJsonError:
+        said = safe_json.loads(config or b"{}")
+    except safe_json.BadJsonError:
         return {}
     inner = said.get("config") if isinstance(said, dict) else None
     labels = inner.get("Labels") if isinstance(inner, dict) else None

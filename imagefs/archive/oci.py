@@ -7,32 +7,22 @@ Takes an archive's files, returns values. Any thread may call it.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from imagefs.archive import members
-from imagefs.archive.members import Files, shown
-from imagefs.archive.model import PackedImage, PackedLayer, Piece, usable_names
+from imagefs.archive import descriptors, members
+from imagefs.archive.descriptors import Descriptor, Json, is_image, kind_of
+from imagefs.archive.members import KEEP_GOING, Files, shown
+from imagefs.archive.model import PackedImage, PackedLayer, Piece, lost_id
 from imagefs.errors import CorruptArchive
 from imagefs.image import config as image_config
 
 INDEX = "index.json"
 MANIFEST = "manifest.json"
-_NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-_REFERENCE_TYPE = "vnd.docker.reference.type"
-_CONFIG_TYPES = frozenset(
-    {
-        "application/vnd.oci.image.config.v1+json",
-        "application/vnd.docker.container.image.v1+json",
-        "",
-    }
-)
-_LAYER_TYPE = re.compile(r"(.*[.+/](layer|rootfs|tar)([.+].*)?)?", re.DOTALL)
 _MAX_DEPTH = 8
-
-Json = dict[str, Any]
+_KINDS_LISTED = 5
 
 
 def read_layout(files: Files, index: bytes) -> tuple[PackedImage, ...]:
@@ -50,7 +40,7 @@ def read_dir(files: Files, manifest: bytes) -> tuple[PackedImage, ...]:
     reader = _Reader(files, _flat_path)
     if "manifests" in said:
         return reader.entries(said)
-    return (reader.image(said, manifest, _Descriptor("", "", {}, ""), 0),)
+    return (reader.image(said, manifest, Descriptor("", "", {}, "")),)
 
 
 def _layout_path(digest: str) -> tuple[str, ...]:
@@ -70,19 +60,8 @@ def _json_object(files: Files, name: str, data: bytes) -> Json:
     return said
 
 
-@dataclass(frozen=True, slots=True)
-class _Descriptor:
-    """A reference to content (OCI image-spec, descriptor.md); `platform` is "" if unknown."""
-
-    digest: str
-    media_type: str
-    annotations: dict[str, str]
-    platform: str
-    artifact: bool = False
-
-    def names(self) -> tuple[str, ...]:
-        given = (self.annotations.get(key) for key in _NAME_ANNOTATIONS)
-        return usable_names(name for name in given if name)[:1]
+class _ConfigError(CorruptArchive):
+    """An image's configuration does not say what its layers are."""
 
 
 class _Reader:
@@ -92,11 +71,12 @@ class _Reader:
         self._files = files
         self._paths = paths
         self._left = members.MAX_IMAGES
+        self._passed_over: list[str] = []
 
     def entries(self, index: Json) -> tuple[PackedImage, ...]:
         """Return the images of the top index, each knowing the entry that it belongs to."""
         named: dict[str, tuple[str, ...]] = {}
-        descriptors: dict[str, _Descriptor] = {}
+        descriptors: dict[str, Descriptor] = {}
         for descriptor in self._descriptors(index, "manifests", INDEX):
             # Tags of one image are descriptors that differ in their annotations alone.
             names = dict.fromkeys((*named.get(descriptor.digest, ()), *descriptor.names()))
@@ -111,14 +91,20 @@ class _Reader:
         ]
         entries = _joined([images for images in found if images])
         if not entries:
-            raise CorruptArchive(f"{self._files.place}: its index lists no image")
+            raise CorruptArchive(f"{self._files.place}: its index lists no image{self._instead()}")
         return tuple(
             replace(image, entry=entry) for entry, images in enumerate(entries) for image in images
         )
 
-    def _images(self, descriptor: _Descriptor, inside: tuple[str, ...]) -> Iterator[PackedImage]:
+    def _instead(self) -> str:
+        """Return what the index lists in place of images, for a message."""
+        kinds = ", ".join([*dict.fromkeys(map(shown, self._passed_over))][:_KINDS_LISTED])
+        return f", but artifacts: {kinds}" if kinds else ""
+
+    def _images(self, descriptor: Descriptor, inside: tuple[str, ...]) -> Iterator[PackedImage]:
         """Yield the images that a descriptor leads to; `inside` are the indexes around it."""
         if descriptor.artifact:
+            self._passed_over.append(descriptor.artifact)
             return
         self._left -= 1
         if descriptor.digest in inside or len(inside) >= _MAX_DEPTH or self._left < 0:
@@ -129,41 +115,73 @@ class _Reader:
             # An exporter may list what it was told to leave out: other platforms, mostly.
             yield _absent(descriptor, f"{self._files.place}: {name} is missing")
             return
-        data = self._checked(descriptor.digest, *found)
+        data, damage = self._checked(descriptor.digest, *found)
         said = _json_object(self._files, name, data)
         if "manifests" in said:
             for child in self._descriptors(said, "manifests", name):
                 for image in self._images(child, (*inside, descriptor.digest)):
-                    yield replace(image, names=image.names or descriptor.names())
-        elif _is_image(said):
-            yield self.image(said, data, descriptor, 0)
+                    names = image.names or descriptor.names()
+                    yield replace(image, names=names, damage=(*damage, *image.damage))
+        elif is_image(said):
+            image = self.image(said, data, descriptor)
+            yield replace(image, damage=(*damage, *image.damage))
+        else:
+            self._passed_over.append(kind_of(said))
 
-    def image(self, said: Json, written: bytes, descriptor: _Descriptor, entry: int) -> PackedImage:
+    def image(self, said: Json, written: bytes, descriptor: Descriptor) -> PackedImage:
         """Return the image that a manifest describes, or one with a problem."""
         try:
-            return self._image(said, written, descriptor, entry)
+            return self._image(said, written, descriptor)
+        except _ConfigError as error:
+            problem = str(error)
+            if self._files.keep_going:
+                with suppress(CorruptArchive):
+                    return self._without_config(said, written, descriptor, problem)
         except CorruptArchive as error:
-            return replace(_absent(descriptor, str(error)), manifest=written)
+            problem = str(error)
+        return replace(_absent(descriptor, problem), manifest=written)
 
-    def _image(
-        self, said: Json, written: bytes, descriptor: _Descriptor, entry: int
+    def _without_config(
+        self, said: Json, written: bytes, descriptor: Descriptor, damage: str
     ) -> PackedImage:
+        """Return the image of what layers there are; nobody knows what their diff ids are."""
+        layers = list(self._descriptors(said, "layers", "the manifest"))
+        if not 0 < len(layers) <= image_config.MAX_LAYERS:
+            raise CorruptArchive(damage)
+        return PackedImage(
+            f"sha256:{hashlib.sha256(written).hexdigest()}",
+            descriptor.names(),
+            b"",
+            written,
+            tuple(
+                self._layer(layer, lost_id(number, layer.digest), "")
+                for number, layer in enumerate(layers)
+            ),
+            descriptor.platform,
+            damage=(damage,),
+        )
+
+    def _image(self, said: Json, written: bytes, descriptor: Descriptor) -> PackedImage:
         config_descriptor = self._descriptor(said.get("config"), "config")
         found = self._blob(config_descriptor.digest)
         if found is None:
-            raise CorruptArchive(
+            raise _ConfigError(
                 f"{self._files.place}: image configuration {config_descriptor.digest} is missing"
+                f"{KEEP_GOING}"
             )
-        config = self._checked(config_descriptor.digest, *found)
+        config, damage = self._checked(config_descriptor.digest, *found)
         try:
             facts = image_config.parse(config)
         except CorruptArchive as error:
-            raise CorruptArchive(f"{self._files.place}: {shown(found[0])}: {error}") from error
+            raise _ConfigError(
+                f"{self._files.place}: {shown(found[0])}: {error}{KEEP_GOING}"
+            ) from error
         layers = list(self._descriptors(said, "layers", "the manifest"))
         if len(layers) != len(facts.diff_ids):
-            raise CorruptArchive(
+            raise _ConfigError(
                 f"{self._files.place}: the manifest has {len(layers)} layers, but its"
                 f" configuration {config_descriptor.digest} has {len(facts.diff_ids)} diff ids"
+                f"{KEEP_GOING}"
             )
         return PackedImage(
             f"sha256:{hashlib.sha256(config).hexdigest()}",
@@ -177,10 +195,10 @@ class _Reader:
                 )
             ),
             facts.platform or descriptor.platform,
-            entry,
+            damage=damage,
         )
 
-    def _layer(self, layer: _Descriptor, diff_id: str, created_by: str) -> PackedLayer:
+    def _layer(self, layer: Descriptor, diff_id: str, created_by: str) -> PackedLayer:
         if layer.media_type.endswith("+encrypted"):
             raise CorruptArchive(f"{self._files.place}: layer {layer.digest} is encrypted")
         found = self._blob(layer.digest)
@@ -194,19 +212,22 @@ class _Reader:
                 return path, piece
         return None
 
-    def _checked(self, digest: str, name: str, piece: Piece) -> bytes:
-        """Return a small blob's content, which must be what its digest says."""
+    def _checked(self, digest: str, name: str, piece: Piece) -> tuple[bytes, tuple[str, ...]]:
+        """Return a small blob's content, and what is wrong with it, unless that is an error."""
         data = members.content(self._files, name, piece)
         algorithm = digest.partition(":")[0]
         found = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
         if found != digest:
-            raise CorruptArchive(
+            damage = (
                 f"{self._files.place}: {shown(name)} is damaged: its digest should be {digest},"
                 f" and is {found}"
             )
-        return data
+            if not self._files.keep_going:
+                raise CorruptArchive(f"{damage}{KEEP_GOING}")
+            return data, (damage,)
+        return data, ()
 
-    def _descriptors(self, said: Json, key: str, where: str) -> Iterator[_Descriptor]:
+    def _descriptors(self, said: Json, key: str, where: str) -> Iterator[Descriptor]:
         items = said.get(key)
         if items is None:
             return
@@ -215,60 +236,11 @@ class _Reader:
         for item in items:
             yield self._descriptor(item, where)
 
-    def _descriptor(self, item: Any, where: str) -> _Descriptor:
-        digest = item.get("digest") if isinstance(item, dict) else None
-        if not isinstance(digest, str):
-            raise CorruptArchive(
-                f"{self._files.place}: {where} refers to something without a digest"
-            )
-        image_config.check_digest(digest, f"{self._files.place}: what {where} refers to")
-        annotations = item.get("annotations")
-        platform = item.get("platform")
-        platform = platform if isinstance(platform, dict) else {}
-        return _Descriptor(
-            digest,
-            str(item.get("mediaType") or ""),
-            {key: str(value) for key, value in annotations.items()}
-            if isinstance(annotations, dict)
-            else {},
-            "/".join(
-                part
-                for key in ("os", "architecture", "variant")
-                if isinstance(part := platform.get(key), str) and part
-            ),
-            _is_artifact(item, platform),
-        )
+    def _descriptor(self, item: Any, where: str) -> Descriptor:
+        return descriptors.read(item, self._files.place, where)
 
 
-def _is_artifact(item: Json, platform: Json) -> bool:
-    """Tell whether a descriptor is of something about an image: an attestation, a signature."""
-    annotations = item.get("annotations")
-    if isinstance(annotations, dict) and _REFERENCE_TYPE in annotations:
-        return True
-    return bool(item.get("artifactType")) or (
-        platform.get("os") == "unknown" and platform.get("architecture") == "unknown"
-    )
-
-
-def _is_image(manifest: Json) -> bool:
-    """Tell an image's manifest from one that uses the same shape for something else.
-
-    A signature of cosign's has an image's configuration, and only its layers give it away.
-    """
-    config = manifest.get("config")
-    if manifest.get("artifactType") or not isinstance(config, dict):
-        return False
-    if str(config.get("mediaType") or "") not in _CONFIG_TYPES:
-        return False
-    layers = manifest.get("layers")
-    if not layers or not isinstance(layers, list):
-        return True
-    # What is no descriptor at all is left to the reader of layers, which says so.
-    types = (layer.get("mediaType") if isinstance(layer, dict) else "" for layer in layers)
-    return any(_LAYER_TYPE.fullmatch(str(kind or "")) for kind in types)
-
-
-def _absent(descriptor: _Descriptor, problem: str) -> PackedImage:
+def _absent(descriptor: Descriptor, problem: str) -> PackedImage:
     return PackedImage(
         descriptor.digest,
         descriptor.names(),

@@ -13,7 +13,7 @@ from imagefs.archive import compression, detect
 from imagefs.archive.members import DirectoryFiles, TarFiles
 from imagefs.archive.model import Means, Packed, Piece
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.host.files import host_errors
+from imagefs.host.files import host_errors, identity_of
 from imagefs.image.model import Blob
 
 STANDARD_INPUT = 0
@@ -32,7 +32,7 @@ def read(path: Path, means: Means) -> Packed:
 def _read(fd: int, path: Path, means: Means) -> Packed:
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
-        return detect.read_directory(DirectoryFiles(path))
+        return detect.read_directory(DirectoryFiles(path, fd, keep_going=means.care.keep_going))
     if stat.S_ISFIFO(status.st_mode):
         return _spooled(fd, str(path), means)
     if not stat.S_ISREG(status.st_mode):
@@ -43,7 +43,7 @@ def _read(fd: int, path: Path, means: Means) -> Packed:
         from imagefs.archive import ingest  # noqa: PLC0415
 
         return ingest.compressed(fd, path, means)
-    blob = Blob(path.absolute(), 0, status.st_size)
+    blob = Blob(path.absolute(), 0, status.st_size, identity_of(status))
     files = TarFiles(blob, str(path), keep_going=means.care.keep_going, enough=detect.enough())
     return detect.read_tar(files, Piece(blob, files.truncated))
 
@@ -52,10 +52,13 @@ def read_stdin(means: Means) -> Packed:
     """Return what the archive on standard input holds, once all of it is in the store."""
     if os.isatty(STANDARD_INPUT):
         raise HostError("standard input is a terminal; pipe an archive into it")
-    if stat.S_ISREG(os.fstat(STANDARD_INPUT).st_mode):
+    status = os.fstat(STANDARD_INPUT)
+    if stat.S_ISREG(status.st_mode):
         path = Path(os.path.realpath(f"/proc/self/fd/{STANDARD_INPUT}"))
-        if path.exists() and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
-            return read(path, means)
+        named = path.exists() and os.path.samestat(path.stat(), status)
+        if named and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
+            with host_errors(path):
+                return _read(STANDARD_INPUT, path, means)
     place = "standard input"
     with host_errors(Path(place)):
         return _spooled(STANDARD_INPUT, place, means)

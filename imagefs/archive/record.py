@@ -11,11 +11,11 @@ Any thread may call it.
 import json
 import os
 import posixpath
+import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
-from struct import Struct
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,14 +45,15 @@ _SETTLING = 4
 _UNSETTLED = 8
 """Layers that may wait to be seen to the disk: each of them keeps two files open."""
 _MAGIC = b"imagefs parts 1\n"
-_TRAILER = Struct("<Q16s")
+_TRAILER = struct.Struct("<Q16s")
 
 
 class Parts:
     """The files of an archive that was taken apart; see `members.Files`."""
 
-    def __init__(self, place: str, record: Blob, store: Store) -> None:
+    def __init__(self, place: str, record: Blob, store: Store, *, keep_going: bool = False) -> None:
         self.place = place
+        self.keep_going = keep_going
         self.json_read = 0
         self._record = record
         self._store = store
@@ -91,14 +92,17 @@ class Parts:
 
 
 def _table(record: Blob) -> dict[str, Any]:
-    with record.path.open("rb", buffering=0) as file:
-        fd = file.fileno()
-        end = record.length - _TRAILER.size
-        length, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
-        if magic != _MAGIC:
-            raise HostError(f"{record.path}: is not what the cache took it for")
-        table: dict[str, Any] = json.loads(os.pread(fd, length, end - length))
-    return table
+    try:
+        with record.path.open("rb", buffering=0) as file:
+            fd = file.fileno()
+            end = record.length - _TRAILER.size
+            length, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
+            if magic == _MAGIC:
+                table: dict[str, Any] = json.loads(os.pread(fd, length, end - length))
+                return table
+    except (OSError, struct.error, ValueError) as error:
+        raise HostError(f"{record.path}: cannot be read: {error}") from error
+    raise HostError(f"{record.path}: is not what the cache took it for")
 
 
 def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:

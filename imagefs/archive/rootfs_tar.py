@@ -8,6 +8,7 @@ import os
 from hashlib import sha256
 
 from imagefs.archive.model import PackedImage, PackedLayer, Piece
+from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
 
 _SAMPLE = 1 << 20
@@ -32,7 +33,7 @@ def _likeness(blob: Blob) -> str:
     A digest would cost seconds a gigabyte before anything is to be seen, and there is none to
     compare it with. The first and last bytes and the length tell one export from another.
     """
-    with blob.path.open("rb", buffering=0) as file:
+    with open(open_blob(blob), "rb", buffering=0) as file:
         fd = file.fileno()
         likeness = sha256(str(blob.length).encode())
         for start in (0, max(0, blob.length - _SAMPLE)):

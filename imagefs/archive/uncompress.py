@@ -19,6 +19,7 @@ from imagefs.archive.compression import Compression, TooLargeError
 from imagefs.archive.members import KEEP_GOING, shown
 from imagefs.archive.model import Care, Means, Packed, PackedImage, PackedLayer
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.host import files
 from imagefs.host.files import fsync_file, host_errors
 from imagefs.image.config import DIGESTS
 from imagefs.image.model import Blob, Image, Layer
@@ -31,6 +32,8 @@ _EMPTY_TAR = bytes(1024)
 
 def image_of(packed: Packed, image: PackedImage, means: Means) -> Image:
     """Return the image with all its layers plain."""
+    for damage in image.damage:
+        means.progress.warn(damage)
     with host_errors(Path(packed.place)):
         layers = _plain_layers(image, _Maker(packed.place, means))
     return Image(image.id, image.names, image.config, image.manifest, layers)
@@ -86,7 +89,7 @@ def _kind(layer: PackedLayer) -> Compression | None:
 def open_blob(blob: Blob) -> Iterator[int]:
     """Open the file that a blob lies in."""
     try:
-        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.open_blob(blob)
     except OSError as error:
         raise HostError(f"{blob.path}: {error.strerror}") from error
     try:

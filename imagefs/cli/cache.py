@@ -3,17 +3,25 @@
 import re
 import time
 from dataclasses import asdict
+from decimal import Decimal
 
 from imagefs.cli import output
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, UsageError
+from imagefs.image.short_id import short_ids
 from imagefs.index import cache as index_cache
-from imagefs.progress import reporter, size_text
 from imagefs.store import upkeep
 from imagefs.store.prune import prune as prune_store
 from imagefs.store.store import Store
+from imagefs.text import size_text
 
-_SIZES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18})"
+_POWERS = ("", "k", "m", "g", "t", "p", "e")
+_SIZE = re.compile(rf"{_NUMBER}\s*(?:([kmgtpe]?)(?:b|bytes?)?|([kmgtpe])ib?)")
 _TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_UNIT = "(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?)"
+_TIME_PART = re.compile(rf"{_NUMBER}\s*{_UNIT}\s*")
+_TIME = re.compile(rf"(?:{_TIME_PART.pattern})+")
 
 
 def list_contents(*, as_json: bool) -> None:
@@ -22,11 +30,12 @@ def list_contents(*, as_json: bool) -> None:
     if as_json:
         output.show_json(asdict(found) | {"total_bytes": found.total_bytes})
         return
+    short = short_ids(image.id for image in found.images)
     output.show_table(
         ("IMAGE", "SIZE", "LAYERS", "LAST USED", "STATE", "NAMES"),
         [
             (
-                image.id.partition(":")[2][:12],
+                short[image.id],
                 size_text(image.size),
                 len(image.diff_ids),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(image.last_used)),
@@ -66,7 +75,7 @@ def prune(keep_bytes: str | None, unused_for: str | None) -> None:
     pruned = prune_store(
         store,
         keep_bytes=None if keep_bytes is None else size(keep_bytes),
-        unused_for=None if unused_for is None else _seconds(unused_for),
+        unused_for=None if unused_for is None else seconds(unused_for),
         index_path=lambda layer: index_cache.path_of(store.index_dir, index_cache.key_of(layer)),
     )
     gone = f"{len(pruned.images)} images and {len(pruned.layers)} layers"
@@ -74,15 +83,23 @@ def prune(keep_bytes: str | None, unused_for: str | None) -> None:
 
 
 def size(text: str) -> int:
-    """Return the bytes that a size means as people write it: 500M, 20G."""
-    match = re.fullmatch(r"(\d+)\s*([kmgt]?)i?b?", text.strip().lower())
+    """Return the bytes that a size means as people write it: 500M, 1.5 GB, 20GiB."""
+    match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise UsageError(f"{text!r} is no size; write a number with K, M, G or T")
-    return int(match[1]) * _SIZES[match[2]]
+        raise UsageError(
+            f"{text!r} is no size; write a number with K, M, G or T, which count by 1000,"
+            " or with KiB, MiB, GiB or TiB, which count by 1024"
+        )
+    number, by_1000, by_1024 = match.groups()
+    unit = 1024 ** _POWERS.index(by_1024) if by_1024 else 1000 ** _POWERS.index(by_1000)
+    return int(Decimal(number) * unit)
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip().lower())
-    if match is None:
+def seconds(text: str) -> float:
+    """Return the seconds that a time means as people write it: 90s, 36 hours, 1h30m, 2w."""
+    words = text.strip().lower()
+    if not _TIME.fullmatch(words):
         raise UsageError(f"{text!r} is no time; write a number with s, m, h, d or w")
-    return float(int(match[1]) * _TIMES[match[2]])
+    return float(
+        sum(Decimal(number) * _TIMES[unit[0]] for number, unit in _TIME_PART.findall(words))
+    )

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import MountError, UsageError
-from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.image.model import MAX_LAYER_BYTES, directory_names
 from imagefs.mounts.registry import Registry, check_mountpoint
 from imagefs.mounts.serve import Serving, check_host, default_driver
-from imagefs.progress import reporter
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store, default_root
@@ -84,7 +84,8 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
     with reporter(quiet=asked.quiet) as progress:
         if all_images:
             fs = ImageFs()
-            for name, image in _named(opening.open_images(asked.request, store, progress)):
+            images = opening.open_images(asked.request, store, progress)
+            for name, image in zip(directory_names(images), images, strict=True):
                 directory = fs.made.directory(1)
                 fs.made.link(1, name, directory.node)
                 fs.add_image(image, store.index_dir, directory.node)
@@ -118,16 +119,6 @@ def _open_many() -> None:
     # Where "without limit" is not taken, as on macOS, what there is must do.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _named(images: Sequence[Image]) -> list[tuple[bytes, Image]]:
-    """Return a directory name for each image: its first tag, or its id; no slashes, no doubles."""
-    named: dict[bytes, Image] = {}
-    for image in images:
-        short = image.id.partition(":")[2][:12]
-        name = image.names[0].replace("/", "_") if image.names else short
-        named[f"{name}-{short}".encode() if name.encode() in named else name.encode()] = image
-    return list(named.items())
 
 
 def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
@@ -203,7 +194,7 @@ def list_layers(asked: Asked, *, as_json: bool) -> None:
     """Print an image's layers."""
     from imagefs.cli import output  # noqa: PLC0415
     from imagefs.index import cache as index_cache  # noqa: PLC0415
-    from imagefs.progress import size_text  # noqa: PLC0415
+    from imagefs.text import size_text  # noqa: PLC0415
     from imagefs.vfs import layers_txt  # noqa: PLC0415
 
     store = Store()
@@ -248,7 +239,7 @@ def _described(image: opening.InspectedImage) -> Iterator[str]:
 
 
 def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]:
-    from imagefs.progress import size_text  # noqa: PLC0415
+    from imagefs.text import size_text  # noqa: PLC0415
 
     for number, one in enumerate(layers):
         size = "missing" if one.size is None else size_text(one.size)

@@ -7,6 +7,7 @@ else is imported by the command that needs it, so that each starts as fast as it
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def run(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; an error is one line on standard error."""
     words = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # As standard error does: a letter that the terminal's encoding lacks is no error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if words[:1] == ["--mount-helper"] or mount_helper.is_call(words):
             words = mount_helper.words([word for word in words if word != "--mount-helper"])
@@ -60,7 +64,7 @@ def _judged(error: BaseException) -> tuple[str, int]:
 
 
 def _fail(words: str, status: int) -> int:
-    from imagefs.vfs.layers_txt import printable  # noqa: PLC0415
+    from imagefs.text import printable  # noqa: PLC0415
 
     if _debug and sys.exc_info()[0] is not None:
         logging.getLogger(__name__).error("traceback", exc_info=True)

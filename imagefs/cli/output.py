@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from imagefs.vfs.layers_txt import printable
+from imagefs.text import printable
 
 _WIDE = 10_000
 

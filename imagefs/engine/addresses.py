@@ -128,7 +128,9 @@ def _names_a_host(host: str) -> bool:
         parts = urlsplit(host)
         return (
             bool(parts.hostname)
-            and not host.partition("://")[2].startswith("-")
+            # ssh would take either for an option.
+            and not (parts.hostname or "").startswith("-")
+            and not (parts.username or "").startswith("-")
             and (parts.port is None or parts.port > 0)
         )
     except ValueError:
@@ -146,7 +148,7 @@ def _environment_tls(environ: Mapping[str, str]) -> Tls | None:
 def _current_context(config_dir: Path) -> str | None:
     try:
         config = json.loads((config_dir / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     current = config.get("currentContext") if isinstance(config, dict) else None
     return current if isinstance(current, str) else None
@@ -154,13 +156,18 @@ def _current_context(config_dir: Path) -> str | None:
 
 def _context(config_dir: Path, name: str) -> Endpoint:
     """Read a docker context; its directory is named by the SHA-256 of its name."""
-    key = sha256(name.encode()).hexdigest()
+    try:
+        key = sha256(os.fsencode(name)).hexdigest()
+    except UnicodeEncodeError as error:
+        raise HostError(f"{name!r} is no name of a docker context") from error
     path = config_dir / "contexts" / "meta" / key / "meta.json"
     try:
         docker = json.loads(path.read_bytes())["Endpoints"]["docker"]
         host, skip_verify = docker["Host"], bool(docker.get("SkipTLSVerify"))
     except FileNotFoundError as error:
         raise HostError(f"docker context {name!r} does not exist ({path})") from error
+    except RecursionError as error:
+        raise HostError(f"{path}: docker context {name!r} nests too deeply") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HostError(f"{path}: docker context {name!r} cannot be read: {error!r}") from error
     if not isinstance(host, str):

@@ -6,10 +6,11 @@ of the store. An Engine may be used from any thread: each question has a connect
 """
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,15 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from imagefs.engine.addresses import Endpoint
-from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound, UsageError
-from imagefs.image.json_shape import (
-    error_message,
-    innermost,
-    list_of,
-    one_line,
-    string,
-    strings,
-)
+from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound
+from imagefs.image.json_shape import error_message, innermost, list_of, string, strings
+from imagefs.image.platform import joined, parse
+from imagefs.text import one_line
 
 if TYPE_CHECKING:
     import requests
@@ -42,6 +38,8 @@ ANSWER_TIMEOUT = 30.0
 """Seconds for each answer but exports, for which an engine may take a minute to begin."""
 _CONNECT_TIMEOUT = 10.0
 _END_OF_TIME = 1 << 33
+_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,7 @@ class Engine:
         self.endpoint = endpoint
         self._timeout = timeout
         self._version: tuple[int, int] | None = None
+        self._odd_lists: set[int] = set()
 
     @property
     def host(self) -> str:
@@ -103,17 +102,18 @@ class Engine:
                 id=string(found["Id"]),
                 names=strings(found.get("RepoTags")),
                 diff_ids=strings(rootfs.get("Layers")),
-                platform="/".join(filter(None, parts)),
+                platform=joined(*parts),
                 size=int(found.get("Size") or 0),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A size beyond all floats is read as infinity, which no integer is.
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise self._nonsense(f"image {name}") from error
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", image.id):
+        if not _ID.fullmatch(image.id) or not _encodable(*image.names, image.platform):
             raise self._nonsense(f"image {name}")
         return image if platform is None else self._of_platform(image, platform)
 
     def _of_platform(self, image: EngineImage, platform: str) -> EngineImage:
-        if same_platform(platform, image.platform):
+        if parse(platform).rank(image.platform) is not None:
             return image
         if self.version() < EXPORT_PLATFORM_SINCE:
             raise EngineError(
@@ -124,19 +124,21 @@ class Engine:
         return replace(image, diff_ids=(), size=0)
 
     def images(self) -> tuple[ListedImage, ...]:
-        """Return the engine's images, without what only builds use."""
+        """Return the engine's images, without what only builds use, and without nonsense.
+
+        An entry that cannot be used costs itself alone; the log says how many there are.
+        """
         found = self._json("/images/json", "the list of images")
         try:
-            return tuple(
-                ListedImage(
-                    string(item["Id"]),
-                    tuple(name for name in strings(item.get("RepoTags")) if "<none>" not in name),
-                    _nanoseconds(item.get("Created")),
-                )
-                for item in list_of(found)
-            )
-        except (AttributeError, KeyError, TypeError) as error:
+            listed = [_listed(item) for item in list_of(found)]
+        except TypeError as error:
             raise self._nonsense("the list of images") from error
+        odd = listed.count(None)
+        # The list is asked for again and again, and the engine may well keep its odd entries.
+        if odd and odd not in self._odd_lists:
+            self._odd_lists.add(odd)
+            _log.warning("%s lists images that make no sense, left out: %d", self.host, odd)
+        return tuple(image for image in listed if image is not None)
 
     @contextmanager
     def export(self, image_id: str, platform: str | None = None) -> Iterator[Iterator[bytes]]:
@@ -169,7 +171,7 @@ class Engine:
     def _versioned(self, path: str) -> str:
         return f"/v{_dotted(self.version())}{path}"
 
-    def _ask(self, path: str, what: str = "its version") -> tuple[dict[str, str], bytes]:
+    def _ask(self, path: str, what: str = "its version") -> tuple[Mapping[str, str], bytes]:
         """Return headers and body of a small answer, or raise within the time allowed.
 
         The question is put by a thread of its own, since a socket's timeout starts anew with
@@ -181,14 +183,14 @@ class Engine:
         except Empty:
             raise self._silent(what) from None
 
-    def _get(self, path: str, what: str) -> tuple[dict[str, str], bytes]:
+    def _get(self, path: str, what: str) -> tuple[Mapping[str, str], bytes]:
         with self._request(path, what, self._timeout) as response:
             body = bytearray()
             for chunk in self._chunks(response, what, 65536):
                 body += chunk
                 if len(body) > _MAX_ANSWER:
                     raise self._nonsense(what)
-            return dict(response.headers), bytes(body)
+            return response.headers, bytes(body)
 
     @contextmanager
     def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
@@ -272,28 +274,34 @@ class Engine:
             ) from error
 
 
+def _listed(item: Any) -> ListedImage | None:
+    """Return an entry of an engine's list, or None if it makes no sense."""
+    try:
+        names = tuple(name for name in strings(item.get("RepoTags")) if "<none>" not in name)
+        image = ListedImage(string(item["Id"]), names, _nanoseconds(item.get("Created")))
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return image if _ID.fullmatch(image.id) and _encodable(*names) else None
+
+
+def _encodable(*texts: str) -> bool:
+    """Tell whether texts can be names: JSON may spell half a character, which no file can have."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _nanoseconds(seconds: Any) -> int:
     """Return a time of an engine's list; 0 for what is none, or before 1970."""
     return seconds * 10**9 if isinstance(seconds, int) and 0 < seconds < _END_OF_TIME else 0
 
 
-def same_platform(wanted: str, has: str) -> bool:
-    """Tell whether two platforms are one; a variant counts where both name theirs."""
-    return all(a == b for a, b in zip(wanted.split("/"), has.split("/"), strict=False))
-
-
 def _platform_query(platform: str) -> str:
-    return "?platform=" + quote(json.dumps(parse_platform(platform)))
-
-
-def parse_platform(text: str) -> dict[str, str]:
-    """Return `os/architecture[/variant]` as the API wants it."""
-    parts = text.split("/")
-    if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
-        raise UsageError(
-            f"{text!r} is no platform; write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT"
-        )
-    return dict(zip(("os", "architecture", "variant"), parts, strict=False))
+    """Return a wanted platform as the API takes it."""
+    said = {key: part for key, part in asdict(parse(platform)).items() if part}
+    return "?platform=" + quote(json.dumps(said))
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -24,15 +24,15 @@ from imagefs.archive.compression import (
     plain,
     recognise,
 )
-from imagefs.engine.api import same_platform
 from imagefs.engine.export_stream import members
 from imagefs.errors import CorruptArchive, EngineError, HostError
 from imagefs.image import config as image_config
-from imagefs.image.json_shape import one_line
 from imagefs.image.model import Blob, Layer
+from imagefs.image.platform import parse
 from imagefs.store.hashed_file import HashedFile
 from imagefs.store.store import Store
 from imagefs.tar.header import LNKTYPE, REGTYPE, SYMTYPE
+from imagefs.text import one_line
 
 _MAX_JSON = 16 << 20
 _MAX_LINKS = 16
@@ -183,8 +183,8 @@ class Receiver:
         # In the containerd image store, an id is the digest of an index or manifest in the export,
         # but for a single platform's, which comes without the index.
         known = {config_part.digest, *(part.digest for part in self._parts.values())}
-        asked_for = platform is not None and same_platform(platform, facts.platform)
-        if engine_id not in known and not asked_for:
+        fits = parse(platform).rank(facts.platform) if platform is not None else None
+        if engine_id not in known and fits is None:
             raise EngineError(
                 f"the engine was asked for image {engine_id} and exported {config_part.digest}"
             )

@@ -4,6 +4,7 @@ Owns the adapter that makes requests speak over the standard input and output of
 The process lives as long as its connection. Imported only for ssh:// addresses.
 """
 
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -105,5 +106,6 @@ def ssh_command(host: str) -> list[str]:
         command += ["-p", str(parts.port)]
     command += ["--", parts.hostname or "", "docker"]
     if parts.path.strip("/"):
-        command.append(f"--host=unix://{parts.path}")
+        # The shell of the other machine reads what follows the host.
+        command.append(shlex.quote(f"--host=unix://{parts.path}"))
     return [*command, "system", "dial-stdio"]

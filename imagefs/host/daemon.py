@@ -14,9 +14,10 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from imagefs.errors import HostError, ImagefsError
+from imagefs.text import printable
 
 _READY = b"+"
 _SYSLOG = Path("/dev/log")
@@ -103,9 +104,22 @@ def _forget_terminal() -> None:
     os.close(null)
 
 
+class _Printable(logging.Formatter):
+    """Formats what is logged so that neither a terminal nor a log's encoding trips over names."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+
+
 def log_to_terminal(level: int) -> None:
     """Send what is logged to standard error, a line each."""
-    logging.basicConfig(level=level, stream=sys.stderr, format="imagefs: %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("imagefs: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def log_to_system(level: int) -> None:
@@ -127,10 +141,11 @@ def log_to_system(level: int) -> None:
         try:
             path = log_file()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1)
+            handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1, encoding="utf-8")
         except OSError:
             handler = logging.NullHandler()
-    logging.basicConfig(level=level, handlers=[handler], format=form, force=True)
+    handler.setFormatter(_Printable(form))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def log_file() -> Path:

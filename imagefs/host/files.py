@@ -8,12 +8,14 @@ description of its own, so threads exclude each other as processes do.
 import errno
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from imagefs.errors import HostError
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.image.model import Blob
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
@@ -21,8 +23,11 @@ NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 @contextmanager
-def host_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a HostError that names `path` and what would help."""
+def host_errors(path: Path, doing: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a HostError that names `path` and what would help.
+
+    `doing` is what could not be done, as `cannot write the index `.
+    """
     try:
         yield
     except OSError as error:
@@ -32,7 +37,41 @@ def host_errors(path: Path) -> Iterator[None]:
             reason += "; `imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
         if error.errno in NO_MORE_FILES:
             reason += "; each layer of a mount takes two, and `ulimit -n` says how many there are"
-        raise HostError(f"{os.fsdecode(place)}: {reason}") from error
+        raise HostError(f"{doing}{os.fsdecode(place)}: {reason}") from error
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what tells a file as it is now from any other: device, inode, time of change.
+
+    The time is there because an inode's number is given out again once the file is gone.
+    """
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def open_blob(blob: Blob) -> int:
+    """Open the file that a blob lies in; CorruptArchive if it is no longer the one that was found.
+
+    Its name may lead anywhere by now, and opening alone can block, as a FIFO does, or act, as a
+    device may. So on Linux nothing but that very file is opened for more than a look.
+    """
+    if blob.identity is None:
+        return os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+    if sys.platform == "linux":
+        look = os.open(blob.path, os.O_PATH | os.O_CLOEXEC)
+    else:
+        look = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        check_identity(blob, os.fstat(look))
+        own = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+        return os.open(f"{own}/{look}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(look)
+
+
+def check_identity(blob: Blob, status: os.stat_result) -> None:
+    """Raise CorruptArchive unless `status` is that of the file that a blob was found in."""
+    if blob.identity is not None and identity_of(status) != blob.identity:
+        raise CorruptArchive(f"{blob.path} was changed while it was opened")
 
 
 def fsync_directory(path: Path) -> None:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagefs.errors import CorruptArchive
-from imagefs.image import safejson
+from imagefs.image import platform as image_platform
+from imagefs.image import safe_json
 
 DIGESTS = {"sha256": 64, "sha512": 128}
 """The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
@@ -86,8 +87,8 @@ def check_digest(digest: Any, what: str) -> None:
 
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        config = safejson.loads(content)
-    except safejson.BadJsonError as error:
+        config = safe_json.loads(content)
+    except safe_json.BadJsonError as error:
         raise CorruptArchive(f"the image configuration is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CorruptArchive("the image configuration is not a JSON object")
@@ -105,5 +106,4 @@ def _created_by(history: Any, count: int) -> tuple[str, ...]:
 
 
 def _platform(config: dict[str, Any]) -> str:
-    parts = (config.get("os"), config.get("architecture"), config.get("variant"))
-    return "/".join(part for part in parts if isinstance(part, str) and part)
+    return image_platform.joined(*(config.get(key) for key in ("os", "architecture", "variant")))

@@ -1,27 +1,22 @@
-"""What engines say, made safe to use: JSON of the right shape, errors as one printable line.
+"""What others say, made safe to use: JSON of the right shape, and the reason within an error.
 
 Pure. Any thread may call it.
 """
 
 from typing import Any
 
-from imagefs.image import safejson
+from imagefs.image import safe_json
+from imagefs.text import one_line
 
 
 def error_message(body: bytes) -> str | None:
     """Return the message of an engine's error object, or None if this is none."""
     try:
-        error = safejson.loads(body)
-    except safejson.BadJsonError:
+        error = safe_json.loads(body)
+    except safe_json.BadJsonError:
         return None
     message = error.get("message") if isinstance(error, dict) else None
     return one_line(message) if isinstance(message, str) and message.strip() else None
-
-
-def one_line(text: str) -> str:
-    """Return text of an engine's as one harmless line: it ends up on a terminal."""
-    line = " ".join(text.split())[:500]
-    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def innermost(error: BaseException) -> str:

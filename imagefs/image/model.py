@@ -4,20 +4,31 @@ Readers of formats make these, the store makes compressed layers plain, and ever
 right only reads them. Nothing here opens a file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+
+from imagefs.image.short_id import short_id, short_ids
 
 MAX_LAYER_BYTES = 64 * 1000**3
 """What one layer may come to in the cache unless the user says otherwise."""
+_NAME_MAX = 255
+"""Bytes of a file's name, by Linux (limits.h); the kernel takes a longer one for damage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A run of bytes in a file of this host: `length` bytes from `offset` on."""
+    """A run of bytes in a file of this host: `length` bytes from `offset` on.
+
+    `identity` is what the file was when it was found, by `files.identity_of`, where its name may
+    come to mean another one: such a blob is only ever opened by `files.open_blob`.
+    """
 
     path: Path
     offset: int
     length: int
+    identity: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +36,8 @@ class Layer:
     """One layer of an image, as its format describes it.
 
     `diff_id` is the digest of the uncompressed tar, `sha256:<hex>` or `sha512:<hex>` (OCI
-    image-spec, config.md), `v1:<hex>` in an archive older than diff ids, or `flat:<hex>` for a
-    root file system that is no image.
+    image-spec, config.md), `v1:<hex>` in an archive older than diff ids, `lost:<hex>` in one
+    whose configuration is damaged, or `flat:<hex>` for a root file system that is no image.
     `blob` holds the tar, or what it was compressed to; None where the archive names the layer but
     lacks it. `stored` says that the blob lies in the store, so that its digest has been checked
     and its diff id alone identifies it; an unstored blob is read in place, and may change under
@@ -43,8 +54,10 @@ class Layer:
 
     @property
     def short_id(self) -> str:
-        """The first 12 hex digits of the diff id."""
-        return self.diff_id.partition(":")[2][:12]
+        """The first 12 hex digits of the diff id: for people, as only the number beside it tells
+        layers apart.
+        """
+        return short_id(self.diff_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +79,23 @@ class Image:
         """Return the layers' directory names, `NN-<12 hex>`, bottom to top."""
         width = max(2, len(str(len(self.layers) - 1)))
         return tuple(f"{n:0{width}}-{layer.short_id}" for n, layer in enumerate(self.layers))
+
+
+def directory_names(images: Sequence[Image]) -> tuple[bytes, ...]:
+    """Return a directory name for each image: its first tag, without slashes, or its short id.
+
+    Where tags are alike or too long, the id follows, and where that is not enough, a number.
+    """
+    short = short_ids(image.id for image in images)
+    taken: dict[bytes, None] = {}
+    for image in images:
+        name = image.names[0].replace("/", "_") if image.names else short[image.id]
+        fits = len(name.encode()) <= _NAME_MAX
+        numbers = (f"-{short[image.id]}-{number}" for number in count(2))
+        for mark in chain([""] * fits, [f"-{short[image.id]}"], numbers):
+            cut = name.encode()[: _NAME_MAX - len(mark)].decode("utf-8", "ignore")
+            made = f"{cut}{mark}".encode()
+            if made not in taken:
+                taken[made] = None
+                break
+    return tuple(taken)

@@ -39,6 +39,10 @@ class StdinReference:
 
 Reference = EngineReference | ArchiveReference | StdinReference
 
+_PATH_MAX = 4095
+"""Bytes of a path that Linux takes (limits.h counts a NUL more)."""
+_SHOWN = 60
+
 # The grammar of distribution/reference: [domain[:port]/]component{/component}[:tag][@digest].
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
@@ -55,6 +59,12 @@ def parse(text: str) -> Reference:
     """Return what `text` refers to; a bare word is a path if it exists, else an engine's image."""
     if text == "-":
         return StdinReference()
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > _PATH_MAX:
+        raise UsageError(
+            f"{text[:_SHOWN]!r}... has {size} bytes; a path, or an image's name, has at most"
+            f" {_PATH_MAX}"
+        )
     transport, colon, rest = text.partition(":")
     if colon and transport in PATH_TRANSPORTS:
         return _archive(rest, text)

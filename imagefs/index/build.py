@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive, HostError
+from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
 from imagefs.index.fold import Fold
 from imagefs.index.writer import Table
@@ -29,7 +30,7 @@ def write_index(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        fold = Fold(blob.offset)
+        fold = Fold(0)
         damage = ""
         try:
             _scan(blob, fold, marked=marked, keep_going=keep_going)
@@ -37,24 +38,25 @@ def write_index(
             if not keep_going:
                 raise
             damage = str(error)
-        Table(fold.finish(), key).write(out, damage)
+        Table(fold.finish(), key, blob.length).write(out, damage)
     finally:
         if collecting:
             gc.enable()
 
 
 def _scan(blob: Blob, fold: Fold, *, marked: bool, keep_going: bool) -> None:
-    end = blob.offset + blob.length
+    """Scan a layer from its beginning: what an error calls a byte is one of the layer."""
+    base, end = blob.offset, blob.length
     try:
-        fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_blob(blob)
         try:
             if keep_going:
                 members = scan(
-                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), at), blob.offset, _NO_END
+                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), base + at), 0, _NO_END
                 )
                 fold.add(_until_cut(members, end))
             else:
-                fold.add(scan(lambda n, at: os.pread(fd, n, at), blob.offset, end, marked=marked))
+                fold.add(scan(lambda n, at: os.pread(fd, n, base + at), 0, end, marked=marked))
         finally:
             os.close(fd)
     except OSError as error:

@@ -6,16 +6,16 @@ Owns the files of the index directory: their names, and that each is there whole
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import processes
-from imagefs.host.files import published
+from imagefs.host.files import check_identity, host_errors, published
 from imagefs.image.model import Blob, Layer
 from imagefs.index import rows
-from imagefs.index.reader import Index
+from imagefs.index.reader import Index, layer_bytes
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -27,8 +27,9 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
     With `fd`, the layer is what that descriptor has open. Raises HostError where it is gone.
 
     A layer in the store is known by its diff id alone. One that is read in place is known by its
-    file's path, device, inode, size and modification time, and its place in the file. What is left
-    of a damaged layer has an index apart, so that it never passes for a whole one.
+    file's path, device, inode, size, modification and change time, and its place in the file: who
+    rewrites a file can set back the one time, but not the other. What is left of a damaged layer
+    has an index apart, so that it never passes for a whole one.
     """
     if layer.stored:
         identity: tuple[object, ...] = ("layer", layer.diff_id)
@@ -38,12 +39,14 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
             status = os.stat(blob.path if fd is None else fd)
         except OSError as error:
             raise HostError(f"{blob.path}: {error.strerror}") from error
+        check_identity(blob, status)
         identity = (
             os.path.realpath(blob.path),
             status.st_dev,
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
+            status.st_ctime_ns,
             blob.offset,
             blob.length,
             *(("keep going",) if layer.keep_going else ()),
@@ -71,6 +74,17 @@ def missing(layers: Sequence[Layer], index_dir: Path) -> list[Layer]:
         key: layer for layer in layers if not path_of(index_dir, key := key_of(layer)).exists()
     }
     return list(found.values())
+
+
+def damaged(layers: Iterable[Layer], index_dir: Path) -> set[str]:
+    """Return the diff ids of layers in the store that are not as long as when they were indexed."""
+    return {
+        layer.diff_id
+        for layer in set(layers)
+        if layer.stored and layer.blob is not None and not layer.keep_going
+        if (length := layer_bytes(path_of(index_dir, key := key_of(layer)), key)) is not None
+        and length != layer.blob.length
+    }
 
 
 def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
@@ -156,15 +170,14 @@ def build(layer: Layer, index_dir: Path) -> None:
     blob, keep_going = blob_of(layer), layer.keep_going
     try:
         # An index that a crash tore fails its checksums, and is rebuilt.
-        with published(path) as out:
+        with host_errors(path, "cannot write the index "), published(path) as out:
             index_build.write_index(blob, key, out, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
-        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}") from error
-    except OSError as error:
-        raise HostError(f"cannot write the index {path}: {error.strerror}") from error
+        where = f"; the layer begins at byte {blob.offset} of {blob.path}" if blob.offset else ""
+        raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}{where}") from error
 
 
 def open_index(layer: Layer, index_dir: Path) -> Index:
-    """Map a layer's index, made anew if it is missing or damaged."""
+    """Open a layer's index, made anew if it is missing or damaged."""
     key = key_of(layer)
     return Index(path_of(index_dir, key), key, lambda: build(layer, index_dir))

@@ -1,9 +1,11 @@
-"""One layer's index, mapped and read; `rows.py` says what lies where.
+"""One layer's index, read; `rows.py` says what lies where.
 
 Owns the trust in an index file: it must be this user's, of this layer, and as it was written.
-Every block is checked against its checksum when it is first looked at; one that fails has the
-whole index made anew. Knows nothing of tars, of other layers, or of how an index is made. An
-`Index` may be used by many threads.
+Every block is read and compared with its checksum when it is first looked at; one that fails has
+the whole index made anew. Nothing is mapped, since a file that its owner cuts would end whoever has
+it mapped (SIGBUS): blocks are copied to where they would be mapped, and forgotten when those of all
+indexes come to more than a process should keep. Knows nothing of tars, of other layers, or of how
+an index is made. An `Index` may be used by many threads.
 """
 
 import errno
@@ -14,14 +16,19 @@ import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from struct import unpack
 from threading import Lock
 from typing import NamedTuple
+from weakref import WeakSet
 from zlib import crc32
 
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NO_MORE_FILES, host_errors
 from imagefs.index import rows
 from imagefs.index.rows import Row
+
+_MOST_LOADED = 32 << 20
+"""Bytes of blocks that a process keeps of all its indexes: what 350,000 files take."""
 
 
 class Child(NamedTuple):
@@ -36,8 +43,135 @@ class _NoIndexError(Exception):
     """The file is no index of this layer, or not as it was written."""
 
 
+class _File:
+    """An index file that is open, and what its header says."""
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        self.fd = -1
+        try:
+            # Not to wait for a writer, should this be a fifo.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self.fd = os.open(path, flags)
+        except OSError as error:
+            if error.errno in NO_MORE_FILES:
+                raise
+            raise _NoIndexError from error
+        status = os.fstat(self.fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise _NoIndexError
+        fields = _header(self.fd, key)
+        self.count, self.links, foreign, names, extras, notes = fields[3:9]
+        self.whiteouts, self.content_bytes, self.layer_bytes = fields[9:12]
+        sizes = (
+            rows.ROW_BYTES * self.count,
+            names,
+            extras,
+            rows.LINK.size * self.links,
+            rows.LINK_ROW.size * foreign,
+            notes,
+        )
+        self.starts = [rows.HEADER_BYTES]
+        for size in sizes:
+            self.starts.append(self.starts[-1] + size)
+        self.blocks = -(-(self.starts[-1] - rows.HEADER_BYTES) // rows.BLOCK_BYTES)
+        if status.st_size != self.starts[-1] + 4 * self.blocks or not self.count:
+            raise _NoIndexError
+        table = os.pread(self.fd, 4 * self.blocks, self.starts[-1])
+        if len(table) != 4 * self.blocks or crc32(table) != fields[12]:
+            raise _NoIndexError
+        self._checksums = unpack(f"<{self.blocks}I", table)
+
+    def __del__(self) -> None:
+        # Not before: a thread may be reading.
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def block(self, number: int) -> bytes | None:
+        """Return a block, or None where it is not as it was written."""
+        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
+        length = min(rows.BLOCK_BYTES, self.starts[-1] - start)
+        try:
+            content = os.pread(self.fd, length, start)
+        except OSError:
+            return None
+        right = len(content) == length and crc32(content) == self._checksums[number]
+        return content if right else None
+
+
+def _header(fd: int, key: bytes) -> tuple[int, ...]:
+    """Return the fields of the header of an index of that key."""
+    head = os.pread(fd, rows.HEADER_BYTES, 0)
+    if len(head) < rows.HEADER_BYTES:
+        raise _NoIndexError
+    fields = rows.HEADER.unpack_from(head)
+    (checksum,) = rows.HEADER_CHECKSUM.unpack_from(head, rows.HEADER.size)
+    if fields[:3] != (rows.MAGIC, rows.VERSION, key) or checksum != crc32(head[: rows.HEADER.size]):
+        raise _NoIndexError
+    return fields
+
+
+class _Content:
+    """The blocks of an index file that have been looked at, at the offsets of the file."""
+
+    __slots__ = ("file", "unread", "view")
+
+    def __init__(self, file: _File) -> None:
+        self.file = file
+        # Memory is taken by what is written into it, a page at a time.
+        self.view = mmap.mmap(-1, file.starts[-1], mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.unread = bytearray(b"\1") * file.blocks
+
+    def load(self, number: int) -> bool:
+        """Have a block ready; False where it is not as it was written."""
+        content = self.file.block(number)
+        if content is None:
+            return False
+        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
+        self.view[start : start + len(content)] = content
+        self.unread[number] = 0
+        return True
+
+
+class _Loaded:
+    """What all indexes of the process keep in memory, and the bound on it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._bytes = 0
+        self._indexes: WeakSet[Index] = WeakSet()
+
+    def add(self, index: "Index") -> None:
+        """Note that an index has loaded a block; have all forget theirs if that is too much."""
+        with self._lock:
+            self._indexes.add(index)
+            self._bytes += rows.BLOCK_BYTES
+            if self._bytes <= _MOST_LOADED:
+                return
+            self._bytes = 0
+            indexes, self._indexes = self._indexes, WeakSet()
+            for one in indexes:
+                one.forget()
+
+
+_loaded = _Loaded()
+
+
+def layer_bytes(path: Path, key: bytes) -> int | None:
+    """Return the length of the layer that an index was made of; None where there is no index."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _header(fd, key)[11]
+    except (_NoIndexError, OSError):
+        return None
+    finally:
+        os.close(fd)
+
+
 class Index:
-    """The mapped index of one layer.
+    """The index of one layer.
 
     `rebuild` is called when the file turns out to be damaged; it must write the file anew. Once the
     index is open, damage that cannot be made good is an OSError EIO.
@@ -48,113 +182,68 @@ class Index:
         self._path = path
         self._rebuild = rebuild
         self._lock = Lock()
+        self._links: bytes | None = None
         try:
             with host_errors(path):
-                self._map()
+                self._open()
         except _NoIndexError:
             self._renew()
+
+    def _open(self) -> None:
+        file = _File(self._path, self.key)
+        self.count: int = file.count
+        self.whiteouts: int = file.whiteouts
+        self.content_bytes: int = file.content_bytes
+        self._starts = file.starts
+        self._content = _Content(file)
 
     def _renew(self) -> None:
         self._rebuild()
         try:
-            self._map()
-            for block in range(len(self._unchecked)):
-                if not self._is_right(block):
-                    raise _NoIndexError
+            self._open()
+            file = self._content.file
+            if any(file.block(number) is None for number in range(file.blocks)):
+                raise _NoIndexError
         except _NoIndexError as error:
             raise HostError(
                 f"{self._path}: the index is not what was written; is the disk failing, or the"
                 " archive still being written?"
             ) from error
 
-    def _map(self) -> None:
-        try:
-            # Not to wait for a writer, should this be a fifo.
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            fd = os.open(self._path, flags)
-        except OSError as error:
-            if error.errno in NO_MORE_FILES:
-                raise
-            raise _NoIndexError from error
-        try:
-            status = os.fstat(fd)
-            if (
-                not stat.S_ISREG(status.st_mode)
-                or status.st_uid != os.geteuid()
-                or status.st_size < rows.HEADER_BYTES
-            ):
-                raise _NoIndexError
-            view = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
-        fields = rows.HEADER.unpack_from(view)
-        (checksum,) = rows.HEADER_CHECKSUM.unpack_from(view, rows.HEADER.size)
-        if fields[:3] != (rows.MAGIC, rows.VERSION, self.key) or checksum != crc32(
-            view[: rows.HEADER.size]
-        ):
-            raise _NoIndexError
-        count, links, foreign, names, extras, notes = fields[3:9]
-        self.count: int = count
-        self.whiteouts: int = fields[9]
-        self.content_bytes: int = fields[10]
-        sizes = (
-            rows.ROW_BYTES * count,
-            names,
-            extras,
-            rows.LINK.size * links,
-            rows.LINK_ROW.size * foreign,
-            notes,
-        )
-        starts = [rows.HEADER_BYTES]
-        for size in sizes:
-            starts.append(starts[-1] + size)
-        payload = starts[-1] - rows.HEADER_BYTES
-        blocks = -(-payload // rows.BLOCK_BYTES)
-        if len(view) != starts[-1] + 4 * blocks or not count:
-            raise _NoIndexError
-        table = view[starts[-1] :]
-        if crc32(table) != fields[11]:
-            raise _NoIndexError
-        self._checksums = memoryview(table).cast("I")
-        self._unchecked = bytearray(b"\1") * blocks
-        self._links: memoryview[int] | None = None
-        self._starts = starts
-        self._view = view
+    def forget(self) -> None:
+        """Give up the memory of what was read, as soon as nobody is reading there any more."""
+        self._content = _Content(self._content.file)
+
+    def _load(self, content: _Content, block: int) -> _Content:
+        """Have a block ready, and return where: in `content`, or in what has replaced it."""
+        if not content.load(block):
+            with self._lock:
+                # Whoever waited for the lock may find the index renewed.
+                content = self._content
+                if not content.load(block):
+                    try:
+                        self._renew()
+                    except (ImagefsError, OSError) as error:
+                        raise OSError(errno.EIO, f"{self._path} is damaged: {error}") from error
+                    content = self._content
+                    if not content.load(block):
+                        raise OSError(errno.EIO, f"{self._path} is damaged")
+        _loaded.add(self)
+        return content
 
     def _bytes(self, start: int, end: int) -> bytes:
         """Return bytes of the file, checked; both ends lie in the payload."""
         first = start - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
         last = end - 1 - rows.HEADER_BYTES >> rows.BLOCK_SHIFT
-        unchecked = self._unchecked
+        content = self._content
         if first == last:
-            if unchecked[first]:
-                self._check(first)
+            if content.unread[first]:
+                content = self._load(content, first)
         else:
             for block in range(first, last + 1):
-                if unchecked[block]:
-                    self._check(block)
-        return self._view[start:end]
-
-    def _check(self, block: int) -> None:
-        if self._is_right(block):
-            return
-        with self._lock:
-            # Whoever waited for the lock may find the index renewed.
-            if self._is_right(block):
-                return
-            try:
-                self._renew()
-            except (ImagefsError, OSError) as error:
-                raise OSError(errno.EIO, f"{self._path} is damaged: {error}") from error
-
-    def _is_right(self, block: int) -> bool:
-        """Compare a block with its checksum; note that it need not be done again."""
-        start = rows.HEADER_BYTES + (block << rows.BLOCK_SHIFT)
-        end = min(start + rows.BLOCK_BYTES, self._starts[-1])
-        if crc32(self._view[start:end]) != self._checksums[block]:
-            return False
-        self._unchecked[block] = 0
-        return True
+                if content.unread[block] and self._load(content, block) is not content:
+                    return self._bytes(start, end)
+        return content.view[start:end]
 
     def row(self, number: int) -> Row:
         """Return a row by its number; IndexError if there is none of that number."""
@@ -162,9 +251,10 @@ class Index:
             raise IndexError(number)
         # Rows are a power of two long, so that none lies across two blocks.
         at = number * rows.ROW_BYTES
-        if self._unchecked[at >> rows.BLOCK_SHIFT]:
-            self._check(at >> rows.BLOCK_SHIFT)
-        return Row._make(rows.ROW.unpack_from(self._view, rows.HEADER_BYTES + at))
+        content = self._content
+        if content.unread[at >> rows.BLOCK_SHIFT]:
+            content = self._load(content, at >> rows.BLOCK_SHIFT)
+        return Row._make(rows.ROW.unpack_from(content.view, rows.HEADER_BYTES + at))
 
     def name(self, row: Row) -> bytes:
         """Return a row's name; the root's is empty."""
@@ -216,9 +306,10 @@ class Index:
         while low < high:
             middle = low + high >> 1
             at = middle * rows.ROW_BYTES
-            if self._unchecked[at >> rows.BLOCK_SHIFT]:
-                self._check(at >> rows.BLOCK_SHIFT)
-            name_at, length = place_of(self._view, rows.HEADER_BYTES + at)
+            content = self._content
+            if content.unread[at >> rows.BLOCK_SHIFT]:
+                content = self._load(content, at >> rows.BLOCK_SHIFT)
+            name_at, length = place_of(content.view, rows.HEADER_BYTES + at)
             there = self._bytes(names + name_at, names + name_at + length)
             if there == name:
                 return Child(name, middle, self.row(middle))
@@ -227,6 +318,19 @@ class Index:
             else:
                 high = middle
         return None
+
+    def place(self, directory: Row, name: bytes, low: int, high: int) -> int:
+        """Return how many of a directory's entries sort before a name; it is low to high of them.
+
+        Only the entries between the two are looked at.
+        """
+        while low < high:
+            middle = low + high >> 1
+            if self.name(self.row(directory.data + middle)) < name:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _extra(self, row: Row) -> tuple[int, int, int, int]:
         """Return where a row's extra content begins, and its three counts; needs `row.extra`."""
@@ -256,8 +360,8 @@ class Index:
                 at += len(both)
         return found
 
-    def runs(self, row: Row) -> list[tuple[int, int]]:
-        """Return a sparse file's runs of data as (offset, length), ascending."""
+    def runs(self, row: Row, first: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+        """Return a sparse file's runs of data as (offset, length), ascending: all, or some."""
         if not row.extra:
             return []
         at, length, xattrs, count = self._extra(row)
@@ -265,8 +369,11 @@ class Index:
         for _ in range(xattrs):
             head = self._bytes(at, at + rows.XATTR_HEADER.size)
             at += len(head) + sum(rows.XATTR_HEADER.unpack(head))
-        table = self._bytes(at, at + count * rows.RUN.size) if count else b""
-        return [(offset, size) for offset, size in rows.RUN.iter_unpack(table)]
+        last = count if end is None else min(end, count)
+        if first >= last:
+            return []
+        table = self._bytes(at + first * rows.RUN.size, at + last * rows.RUN.size)
+        return list(rows.RUN.iter_unpack(table))
 
     def same_inode(self, inode: int) -> list[int]:
         """Return the rows of all names of an inode that has several."""
@@ -275,14 +382,14 @@ class Index:
             start, end = self._starts[3], self._starts[4]
             if start == end:
                 return [inode]
-            # Checked once, then used in place: it may be long, and is asked for each link.
-            self._bytes(start, end)
-            pairs = self._links = memoryview(self._view)[start:end].cast("I")
-        inodes = pairs[::2]
-        at = bisect_left(inodes, inode)
+            # Kept, as it is asked for each link.
+            pairs = self._links = self._bytes(start, end)
+        size, pair = rows.LINK.size, rows.LINK.unpack_from
+        count = len(pairs) // size
+        at = bisect_left(range(count), inode, key=lambda at: pair(pairs, at * size)[0])
         found = []
-        while at < len(inodes) and inodes[at] == inode:
-            found.append(pairs[2 * at + 1])
+        while at < count and (link := pair(pairs, at * size))[0] == inode:
+            found.append(link[1])
             at += 1
         return found or [inode]
 

@@ -18,7 +18,7 @@ from struct import Struct
 from typing import NamedTuple
 
 MAGIC = b"imagefs\x1a"
-VERSION = 2
+VERSION = 3
 
 HEADER_BYTES = 4096
 BLOCK_BYTES = 1 << 16
@@ -28,8 +28,8 @@ MAX_ROWS = 1 << 28
 """Most rows of one layer: as many as a node id can tell apart."""
 
 # magic, version, key (SHA-256 of what was indexed), rows, links, foreign, names bytes,
-# extras bytes, notes bytes, whiteouts, content bytes, CRC-32 of the checksums
-HEADER = Struct("<8sI32sIIIQQQIQI")
+# extras bytes, notes bytes, whiteouts, content bytes, the layer's bytes, CRC-32 of the checksums
+HEADER = Struct("<8sI32sIIIQQQIQQI")
 # Follows the header: CRC-32 of the header.
 HEADER_CHECKSUM = Struct("<I")
 
@@ -60,7 +60,11 @@ HIDDEN = 8
 WHITEOUTS_WITHIN = 16
 """A directory that holds whiteouts."""
 FOREIGN = 32
-"""A hard link to a file of a lower layer; its target, from the root, is the extra's link target."""
+"""A hard link to a file of a lower layer; its target, from the root, is the extra's link target.
+
+There may be several, NUL between them, of which the first that is a file counts. Where there is
+none, a link whose `inode` is another row has that inode: the layer has its target behind it.
+"""
 XATTRS = 64
 """The extra holds extended attributes."""
 SPARSE = 128

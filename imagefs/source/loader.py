@@ -60,6 +60,10 @@ class Loader:
         store = Store(self._ways.root)
         try:
             image = fetch.cached(image_id, store, self._ways.platform)
+            if image is not None:
+                damaged = index_cache.damaged(image.layers, store.index_dir)
+                store.discard_layers(damaged)
+                image = None if damaged else image
             if image is None or index_cache.missing(image.layers, store.index_dir):
                 self._fetch(image_id)
                 image = fetch.cached(image_id, store, self._ways.platform)

@@ -4,7 +4,7 @@ Owns what can be asked of a source, whatever its kind. Imports the engine's side
 only when the source is of that kind. Any thread may call it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True, slots=True)
 class InspectedImage:
-    """An image as its source describes it; `problem` says why it cannot be mounted."""
+    """An image as its source describes it; `problem` is what keeps it from being mounted whole."""
 
     id: str
     names: tuple[str, ...]
@@ -77,6 +77,31 @@ class Inspection:
 
 def open_images(request: SourceRequest, store: Store, progress: Progress) -> Sequence[Image]:
     """Return all images of a source that the request does not rule out, at least one."""
+    return _whole(lambda: _open_images(request, store, progress), store, progress)
+
+
+def open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
+    """Return the one image that the request means; UsageError, with a list, where it is unclear."""
+    (image,) = _whole(lambda: [_open_image(request, store, progress)], store, progress)
+    return image
+
+
+def _whole(get: Callable[[], Sequence[Image]], store: Store, progress: Progress) -> Sequence[Image]:
+    """Return images after those of their layers that were cut in the store were brought in anew."""
+    from imagefs.index import cache as index_cache  # noqa: PLC0415
+
+    images = get()
+    layers = [layer for image in images for layer in image.layers]
+    damaged = index_cache.damaged(layers, store.index_dir)
+    if not damaged:
+        return images
+    store.discard_layers(damaged)
+    what = ", ".join(sorted(damaged))
+    progress.warn(f"{store.root}: {what} was not whole any more, and is brought in anew")
+    return get()
+
+
+def _open_images(request: SourceRequest, store: Store, progress: Progress) -> Sequence[Image]:
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return [_from_engine(wanted.name, request, store, progress)]
@@ -88,8 +113,7 @@ def open_images(request: SourceRequest, store: Store, progress: Progress) -> Seq
         return [uncompress.image_of(packed, image, means) for image in chosen]
 
 
-def open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
-    """Return the one image that the request means; UsageError, with a list, where it is unclear."""
+def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return _from_engine(wanted.name, request, store, progress)
@@ -161,7 +185,12 @@ def _inspected(image: "PackedImage") -> InspectedImage:
         for layer in image.layers
     )
     return InspectedImage(
-        image.id, image.names, image.platform, labels_of(image.config), layers, image.problem
+        image.id,
+        image.names,
+        image.platform,
+        labels_of(image.config),
+        layers,
+        image.problem or "; ".join(image.damage),
     )
 
 

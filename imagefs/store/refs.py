@@ -24,7 +24,7 @@ class Refs:
     def get(self, key: str) -> str | None:
         """Return the id that `key` last meant."""
         record = _read(self._path(key))
-        return record["image"] if record else None
+        return record["image"] if record and record.get("key") == key else None
 
     def put(self, key: str, image_id: str, name: str | None, temporary: Path) -> None:
         """Note what `key` means, in a file that is made as `temporary`."""
@@ -48,7 +48,9 @@ class Refs:
                 path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self.directory / f"{sha256(key.encode()).hexdigest()[:32]}.json"
+        # A key may hold a path, and a path bytes that are no text.
+        digits = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return self.directory / f"{digits}.json"
 
     def _all(self) -> dict[Path, dict[str, Any]]:
         found = {path: _read(path) for path in self.directory.iterdir()}

@@ -5,7 +5,7 @@ is written in a workspace, checked, synced and renamed. Knows nothing of engines
 of what is inside a layer. Everything that a Store hands out is safe from `upkeep.prune` until
 the Store is closed or its process, and every fork of it, has ended. Any thread may call it.
 
-    CACHEDIR.TAG             marks the directory as ours, and as not worth a backup
+    CACHEDIR.TAG             marks the directory as ours, by what it says, and as not worth a backup
     layers/sha256/<hex>.tar  an uncompressed layer; <hex> is its diff id
     images/<hex>/            config.json, manifest.json, names.json of the image with that id
     refs/                    what names and ids have meant: the answer when the engine is down
@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -42,6 +42,8 @@ from imagefs.store.hashed_file import HashedFile
 from imagefs.store.refs import Refs
 
 _DIGITS = re.compile("[0-9a-f]{64}")
+_TRANSIENT = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.tmp")
+"""What workspaces, claims and unfinished indexes are called."""
 _TAG = "CACHEDIR.TAG"
 _TAG_CONTENT = b"""\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -96,12 +98,7 @@ class Store:
                 f"{self.root}: the cache belongs to uid {status.st_uid}, not to you;"
                 " set IMAGEFS_CACHE to a directory of your own"
             )
-        tag = self.root / _TAG
-        if not tag.exists():
-            # Another process may be making the cache: then the tag is what makes it not empty.
-            if any(self.root.iterdir()) and not tag.exists():
-                raise HostError(f"{self.root}: is neither empty nor a cache of imagefs")
-            tag.write_bytes(_TAG_CONTENT)
+        self._mark()
         if status.st_mode & 0o077:
             self.root.chmod(0o700)
         for directory in (
@@ -115,10 +112,32 @@ class Store:
         ):
             directory.mkdir(parents=True, exist_ok=True)
 
+    def _mark(self) -> None:
+        """See to it that the directory bears our mark; one that holds something else is refused."""
+        tag = self.root / _TAG
+        if _tag_of(tag) == _TAG_CONTENT:
+            return
+        # Another process may be making the cache: then the tag is what makes it not empty.
+        if set(os.listdir(self.root)) - {_TAG} and _tag_of(tag) != _TAG_CONTENT:
+            raise self._foreign()
+        fd = os.open(tag, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(fd, "r+b") as file:
+            take_lock(fd)
+            found = file.read(len(_TAG_CONTENT) + 1)
+            # Whoever was killed while writing it has left nothing else.
+            if not _TAG_CONTENT.startswith(found):
+                raise self._foreign()
+            file.write(_TAG_CONTENT[len(found) :])
+
+    def _foreign(self) -> HostError:
+        return HostError(
+            f"{self.root}: is neither empty nor a cache of imagefs; set IMAGEFS_CACHE to an empty"
+            " or a new directory"
+        )
+
     def _sweep(self) -> None:
-        """Remove the workspaces and claims whose makers are dead: their locks are free."""
-        found = [*self.work_dir.iterdir(), *self.uses_dir.iterdir()]
-        dead = [path for path in found if _is_free(path)]
+        """Remove the workspaces, claims and files whose makers are dead: their locks are free."""
+        dead = [path for path in self._transient() if _is_free(path)]
         if not dead:
             return
         with self.guard():
@@ -129,6 +148,13 @@ class Store:
                 else:
                     path.unlink(missing_ok=True)
 
+    def _transient(self) -> Iterator[Path]:
+        """Yield what goes with its maker, as far as it bears names that we give."""
+        for directory in (self.work_dir, self.uses_dir, self.index_dir):
+            for entry in os.scandir(directory):
+                if _TRANSIENT.fullmatch(entry.name) and not entry.is_symlink():
+                    yield directory / entry.name
+
     def guard(self, *, shared: bool = False) -> AbstractContextManager[None]:
         """Hold the lock that makes claims (shared) and removals (exclusive) exclude each other."""
         return locked(self.locks_dir / "store", shared=shared)
@@ -137,7 +163,7 @@ class Store:
         self, key: str, waiting: Callable[[], None] | None = None
     ) -> AbstractContextManager[None]:
         """Hold the lock on a piece of work; `waiting` is called once if another process has it."""
-        name = sha256(key.encode()).hexdigest()[:32]
+        name = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return locked(self.locks_dir / name, waiting=waiting)
 
     @contextmanager
@@ -170,6 +196,12 @@ class Store:
                 return None
             self._claim([diff_id])
         return Blob(path, 0, size)
+
+    def discard_layers(self, diff_ids: Iterable[str]) -> None:
+        """Remove layers that are not whole, so that they are brought in anew when next wanted."""
+        with host_errors(self.root), self.guard():
+            for diff_id in diff_ids:
+                self.layer_path(diff_id).unlink(missing_ok=True)
 
     def layer_ids(self) -> list[str]:
         """Return the diff ids of all layers."""
@@ -291,6 +323,13 @@ class Store:
         """Return the ids of the images whose hex digits begin with `prefix`."""
         names = [name for name in os.listdir(self.images_dir) if name.startswith(prefix)]
         return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+
+
+def _tag_of(path: Path) -> bytes | None:
+    """Return the beginning of a directory's tag, None where it has none."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_TAG_CONTENT) + 1)
+    return None
 
 
 def _is_free(path: Path) -> bool:

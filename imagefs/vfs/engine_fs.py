@@ -27,6 +27,10 @@ from imagefs.vfs.image_fs import NAME_MAX, ImageFs
 BY_ID = b"by-id"
 FRESH = 0.5
 """Seconds for which a list of names is good; the kernel keeps what it learnt for one more."""
+MAX_DEPTH = 128
+"""Most directories above each other of an image's name; the names that engines take have fewer."""
+MAX_DIRECTORIES = 16_384
+"""Most directories that the names of images make up, about; beyond them images show by id alone."""
 _IMAGE_NAMES = frozenset(
     {b"rootfs", b"layers", b"snapshots", b"layers.txt", b"config.json", b"manifest.json"}
 )
@@ -79,6 +83,8 @@ class Catalog(ImageFs):
         self._tell_gone: Callable[[int, bytes], None] = lambda parent, name: None
         self._counting = threading.Lock()
         self._held: Counter[int] = Counter()
+        self._held_views: Counter[int] = Counter()
+        self._leaving: set[int] = set()
         self._removed: set[int] = set()
         self._images: dict[int, _Entered] = {}
         self._by_id: dict[str, int] = {}
@@ -131,8 +137,27 @@ class Catalog(ImageFs):
         with self._counting:
             for node in nodes:
                 self._held[node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK] += count
-        if count < 0 and self._removed:
-            self._release()
+                # Of a leaf, these bits are no view's; then a number waits longer than it must.
+                self._held_views[node >> nodeid.VIEW_SHIFT] += count
+        if count < 0:
+            if self._removed:
+                self._release()
+            if self._leaving:
+                self._free_forgotten()
+
+    def _free_forgotten(self) -> None:
+        """Give the numbers of views that went to others, once the kernel has nothing of them.
+
+        A directory is known by its view and a layer, and the layer may live on in other images.
+        """
+        with self._counting:
+            gone = {view for view in self._leaving if self._held_views[view] <= 0}
+            self._leaving -= gone
+            for view in gone:
+                del self._held_views[view]
+        with self._lock:
+            for view in gone:
+                self.free_views.give_back(view)
 
     def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
         """See FileSystem."""
@@ -151,7 +176,7 @@ class Catalog(ImageFs):
                     self._removed.discard(node)
                     del self._images[node]
                     del self._by_id[entered.id]
-                    self.remove_image(node)
+                    self._leaving.update(self.remove_image(node))
                     self._unload(entered.id)
             finally:
                 entered.lock.release()
@@ -206,8 +231,8 @@ class Catalog(ImageFs):
         for image in names:
             short = image.id.partition(":")[2][:12].encode()
             for name in image.names:
-                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/"))
-                if all(map(_can_be_shown, path)):
+                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/", MAX_DEPTH))
+                if len(wanted) <= MAX_DIRECTORIES and _can_be_shown(path):
                     target = b"../" * (len(path) - 1) + BY_ID + b"/" + short
                     links.append((path, target, image.created))
                     for depth in range(1, len(path)):
@@ -308,9 +333,12 @@ class _Entered:
         self.attempts = 0
 
 
-def _can_be_shown(part: bytes) -> bool:
-    """Tell whether a part of an image's name, which may be longer, can name a file."""
-    return part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
+def _can_be_shown(path: Sequence[bytes]) -> bool:
+    """Tell whether the parts of an image's name, which may be longer, can name files."""
+    return len(path) <= MAX_DEPTH and all(
+        part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
+        for part in path
+    )
 
 
 _IN_LAYER = nodeid.LAYER_MASK << nodeid.LAYER_SHIFT

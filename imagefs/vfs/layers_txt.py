@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from imagefs.image.model import Image
 from imagefs.index.reader import Index
+from imagefs.text import printable
 
 
 class LayerSummary(NamedTuple):
@@ -46,13 +47,3 @@ def text(image: Image, indexes: Sequence[Index]) -> bytes:
         lines.append(f"{one.directory}\t{one.size}\t{one.files}\t{one.whiteouts}\t{created_by}")
         lines += [f"# {one.directory}: {printable(note)}" for note in one.notes]
     return "\n".join([*lines, ""]).encode("utf-8", "backslashreplace")
-
-
-def printable(words: str) -> str:
-    """Return text from an image with nothing in it that a terminal would obey."""
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in words
-    )

@@ -167,7 +167,7 @@ def _stat(pid: int) -> list[bytes] | None:
         return None
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and all that descend from it."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -199,7 +199,7 @@ def peak_anonymous_bytes(command: Sequence[str | Path], env: dict[str, str]) -> 
     def watch() -> None:
         nonlocal peak
         while not over.wait(0.02):
-            peak = max(peak, anonymous_bytes(_family(process.pid)))
+            peak = max(peak, anonymous_bytes(family(process.pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

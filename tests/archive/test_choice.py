@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagefs.archive import choice
 from imagefs.errors import CorruptArchive, UsageError
-from imagefs.image.model import Image
+from imagefs.image import platform as image_platform
+from imagefs.image.model import Image, directory_names
 from imagefs.progress import Silent
 from imagefs.source.opening import Inspection, SourceRequest, inspect, open_images
 from imagefs.store.store import Store
@@ -25,7 +26,7 @@ from tests.support.samples import IMAGE, OTHER, SampleImage
 
 SEVERAL = {"docker": samples.docker_20, "podman": samples.podman, "oci": samples.oci_layout}
 OTHERS_ID = samples.hexdigest(OTHER.config)
-HOST = choice.host_platform().partition("/")[2]
+HOST = str(image_platform.of_host()).partition("/")[2]
 
 
 def variant(architecture: str) -> SampleImage:
@@ -94,6 +95,90 @@ def test_all_images_are_mounted_side_by_side(tmp_path: Path) -> None:
     refused = imagefs(*words, IMAGEFS_CACHE=cache)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--view is of one image" in refused.stderr
+
+
+def alike(digits: int) -> tuple[SampleImage, SampleImage]:
+    """Return two images whose ids begin with the same digits."""
+    seen: dict[str, SampleImage] = {}
+    for number in count():
+        image = replace(OTHER, names=(f"sample/{number}:1",), made_by=(f"attempt {number}", "b"))
+        other = seen.setdefault(samples.hexdigest(image.config)[:digits], image)
+        if other is not image:
+            return other, image
+    raise AssertionError
+
+
+@pytest.mark.parametrize("layout", SEVERAL)
+def test_the_beginning_of_an_id_must_tell(layout: str, tmp_path: Path, store: Store) -> None:
+    """Where several ids begin alike, the image is not guessed: they are listed, in full enough."""
+    pair = alike(5)
+    path = samples.write(tmp_path / "both", SEVERAL[layout](*pair))
+    ids = [samples.hexdigest(image.config) for image in pair]
+    for act in (opened, every):
+        with pytest.raises(
+            UsageError, match=r"2 images whose ids begin with .* write more"
+        ) as said:
+            act(path, store, image=ids[0][:5])
+        assert all(one[:12] in str(said.value) for one in ids)
+    for image, one in zip(pair, ids, strict=True):
+        assert opened(path, store, image=one[:12]).config == image.config
+
+
+def test_a_name_is_not_taken_for_another_images_id(tmp_path: Path, store: Store) -> None:
+    """A whole id means that image, whatever names others in the archive have."""
+    named = replace(OTHER, names=(f"{samples.hexdigest(IMAGE.config)}:latest",))
+    path = samples.write(tmp_path / "both", samples.docker_20(named, IMAGE))
+    assert opened(path, store, image=samples.hexdigest(IMAGE.config)).config == IMAGE.config
+
+
+A, B = (Image(f"sha256:{'a' * 12}{end * 52}", (), b"", b"", ()) for end in "01")
+LONG = "x" * 300 + ":1"
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        ([A], ["a" * 12]),
+        ([A, B], ["a" * 12 + "0", "a" * 12 + "1"]),
+        ([replace(A, names=("r/a:1", "r/b:1"))], ["r_a:1"]),
+        (
+            [replace(A, names=("r/a:1",)), replace(B, names=("r_a:1",))],
+            ["r_a:1", f"r_a:1-{'a' * 12}1"],
+        ),
+        ([replace(A, names=("a:1",))] * 3, ["a:1", f"a:1-{'a' * 12}", f"a:1-{'a' * 12}-2"]),
+        (
+            [
+                replace(A, names=("a:1",)),
+                replace(B, names=(f"a:1-{'a' * 12}1",)),
+                replace(B, names=("a:1",)),
+            ],
+            ["a:1", f"a:1-{'a' * 12}1", f"a:1-{'a' * 12}1-2"],
+        ),
+        ([replace(A, names=("x" * 255,))], ["x" * 255]),
+        ([replace(A, names=(LONG,))], ["x" * 242 + f"-{'a' * 12}"]),
+        (
+            [replace(A, names=(LONG,)), replace(B, names=(LONG,))],
+            ["x" * 241 + f"-{'a' * 12}0", "x" * 241 + f"-{'a' * 12}1"],
+        ),
+        ([replace(A, names=("é" * 200,))], ["é" * 121 + f"-{'a' * 12}"]),
+    ],
+)
+def test_directory_names(images: Sequence[Image], names: Sequence[str]) -> None:
+    """No two images share a directory, and no name is longer than Linux takes."""
+    assert [name.decode() for name in directory_names(images)] == names
+
+
+def test_long_and_like_names_are_mounted(tmp_path: Path) -> None:
+    """All of an archive's images are there, whatever they are called."""
+    need_fuse()
+    images = [replace(OTHER, names=("n" * 400 + f":{tag}",), made_by=(tag, "b")) for tag in "ab"]
+    path = samples.write(tmp_path / "both", samples.docker_20(*images))
+    cache = str(tmp_path / "cache")
+    with mounted(path, tmp_path / "m", "--all", IMAGEFS_CACHE=cache) as mountpoint:
+        found = [
+            (mountpoint / name / "config.json").read_bytes() for name in os.listdir(mountpoint)
+        ]
+    assert sorted(found) == sorted(image.config for image in images)
 
 
 @pytest.mark.parametrize("layout", SEVERAL)
@@ -193,19 +278,86 @@ def test_the_only_platform_needs_no_asking(tmp_path: Path, store: Store) -> None
             opened(path, store, platform=f"linux/{HOST}")
 
 
-def test_variants_of_arm() -> None:
-    """A variant that is not said is any; v8 is what every arm64 is."""
-    for wanted, platform, fits in (
-        ("linux/arm64", "linux/arm64/v8", True),
-        ("linux/arm64/v8", "linux/arm64", True),
-        ("arm64", "linux/arm64/v8", True),
-        ("linux/arm", "linux/arm/v7", True),
-        ("linux/arm/v7", "linux/arm/v6", False),
-        ("linux/arm", "linux/arm64", False),
-        ("windows/amd64", "linux/amd64", False),
-        ("linux/AMD64", "linux/amd64", True),
-    ):
-        assert choice.is_for(wanted, platform) is fits, (wanted, platform)
+@pytest.mark.parametrize(
+    ("wanted", "listed", "taken"),
+    [
+        ("linux/arm", ["v5", "v6", "v7", "v8"], "v7"),
+        ("linux/arm", ["v5", "v6"], "v6"),
+        ("arm", ["v5", "v7"], "v7"),
+        ("linux/arm/v6", ["v7", "v5", "v6"], "v6"),
+        ("linux/arm/v6", ["v7", "v5"], "v5"),
+        ("linux/arm/v5", ["v7", "v6"], None),
+        ("armhf", ["v5", "v6", "v7"], "v7"),
+        ("linux/amd64", ["v3", "v2", ""], ""),
+        ("linux/amd64", ["v3", "v2"], "v2"),
+        ("linux/amd64/v3", ["", "v2", "v4", "v3"], "v3"),
+        ("linux/amd64/v3", ["", "v2", "v4"], "v2"),
+        ("linux/arm64", ["v9", "v8"], "v8"),
+        ("aarch64", ["v9.2", ""], ""),
+    ],
+)
+def test_the_best_variant_is_taken(
+    wanted: str, listed: list[str], taken: str | None, tmp_path: Path, store: Store
+) -> None:
+    """Whatever the order of an index, the newest variant that the wanted one runs comes first."""
+    architecture = str(image_platform.parse(wanted)).split("/")[1]
+    images = {name: replace(variant(architecture), variant=name) for name in listed}
+    path = samples.write(tmp_path / "x", samples.oci_layout(*images.values()))
+    if taken is None:
+        with pytest.raises(UsageError, match=r"no image for linux/arm/v5; choose .*arm/v7"):
+            opened(path, store, platform=wanted)
+    else:
+        assert opened(path, store, platform=wanted).config == images[taken].config
+
+
+CONFIG_TYPES = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.oci.image.config.v1+json; charset=utf-8",
+    "",
+    None,
+]
+
+
+def typed(artifact_type: str | None, where: str) -> samples.Layout:
+    """Return an OCI layout in which something of an image says what type it is of."""
+    layout = dict(samples.containerd(IMAGE, docker_manifest=False))
+    index = json.loads(layout["index.json"] or b"")
+    nested = samples.follow(layout, index["manifests"][0])
+    manifest = samples.follow(layout, nested["manifests"][0])
+    if where == "config":
+        manifest["config"]["mediaType"] = artifact_type
+    if where == "manifest":
+        manifest["artifactType"] = artifact_type
+    samples.put(layout, nested["manifests"][0], manifest)
+    if where == "descriptor":
+        nested["manifests"][0]["artifactType"] = artifact_type
+    samples.put(layout, index["manifests"][0], nested)
+    if where == "descriptor of the index":
+        index["manifests"][0]["artifactType"] = artifact_type
+    layout["index.json"] = json.dumps(index).encode()
+    return layout
+
+
+PLACES = ["descriptor", "descriptor of the index", "manifest", "config"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("artifact_type", CONFIG_TYPES)
+def test_an_image_may_say_so(
+    artifact_type: str | None, where: str, tmp_path: Path, store: Store
+) -> None:
+    """An image's artifactType is the type of its configuration, OCI's or Docker's."""
+    path = samples.write(tmp_path / "x", typed(artifact_type, where))
+    assert opened(path, store).config == IMAGE.config
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_an_artifact_is_named(where: str, tmp_path: Path, store: Store) -> None:
+    """What an index lists in place of images is said, whichever part of it says what it is."""
+    path = samples.write(tmp_path / "x", typed("application/vnd.cncf.helm.config.v1+json", where))
+    with pytest.raises(CorruptArchive, match=r"lists no image, but artifacts: .*vnd\.cncf\.helm"):
+        opened(path, store)
 
 
 @pytest.mark.parametrize("artifact", [samples.artifact, samples.cosign_signature])
@@ -286,7 +438,7 @@ def test_standard_input_is_a_source(tmp_path: Path) -> None:
     data = samples.tar_of(samples.docker_20(IMAGE))
     program = (
         "import sys; from pathlib import Path; from imagefs.store.store import Store;"
-        " from tests.opening import opened;"
+        " from tests.support.opening import opened;"
         " print(opened('-', Store(Path(sys.argv[1]))).id)"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "cache")]

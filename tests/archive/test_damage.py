@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.index import cache as index_cache
+from imagefs.progress import Silent
+from imagefs.source.opening import SourceRequest, inspect, open_image
 from imagefs.store.store import Store
 from imagefs.vfs.image_fs import image_fs
 from tests.support import samples, tars
-from tests.support.opening import layer_text, opened, trees_of
+from tests.support.opening import layer_text, opened, trees, trees_of
 from tests.support.samples import IMAGE, MIDDLE, TOP, Layout, hexdigest
 from tests.support.tars import File, layer
 
@@ -61,6 +64,7 @@ def without(layout: Layout, *names: str) -> Layout:
 
 SAVED = samples.tar_of(samples.docker_20(IMAGE))
 UNTAGGED = samples.tar_of(samples.docker_1_9(IMAGE, tagged=False))
+STRAY = samples.tar_of({**samples.docker_1_9(IMAGE), f"{'0' * 64}.json": b"{}"})
 DEEP = b"[" * 100_000
 LONG = replace(IMAGE, algorithm="sha512")
 LONG_BLOB = f"blobs/sha512/{hexdigest(samples.gz(MIDDLE), 'sha512')}"
@@ -85,6 +89,14 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
     "layers of old, cut between members": (
         UNTAGGED[: samples.end_of_members(UNTAGGED)],
         "cut off",
+    ),
+    "layers of old beside a configuration, without names": (
+        without({**samples.docker_1_9(IMAGE), f"{'0' * 64}.json": b"{}"}, "repositories"),
+        "was it cut off",
+    ),
+    "layers of old beside a configuration, cut between members": (
+        STRAY[: samples.end_of_members(STRAY)],
+        "was it cut off",
     ),
     "half a gzip": (samples.gz(SAVED)[:5000], "gzip stream is cut short; --keep-going mounts"),
     "half a gzip of a root": (
@@ -129,16 +141,16 @@ BROKEN: Mapping[str, tuple[bytes | Layout, str]] = {
     "the configuration is a list": (config(b"[]"), "not a JSON object"),
     "diff ids are numbers": (
         config(b'{"rootfs":{"diff_ids":[1,2,3]}}'),
-        r"a diff id of the image configuration is not a digest: 1$",
+        r"a diff id of the image configuration is not a digest: 1; --keep-going",
     ),
     "diff ids are no list": (config(b'{"rootfs":{"diff_ids":"a"}}'), "not a list of digests"),
     "diff ids are by an unknown algorithm": (
         config(b'{"rootfs":{"diff_ids":["blake3:0a","sha256:0","a"]}}'),
-        "is a digest by blake3, which cannot be checked; pack the image with sha256 or sha512$",
+        "is a digest by blake3, which cannot be checked; pack the image with sha256 or sha512;",
     ),
     "diff ids are paths": (
         config(b'{"rootfs":{"diff_ids":["sha256:../../../../x","a","b"]}}'),
-        "is not a digest: 'sha256:../../../../x'$",
+        "is not a digest: 'sha256:../../../../x'; --keep-going",
     ),
     "layers are numbers": (
         manifest(lambda entry: entry.update(Layers=[1])),
@@ -297,6 +309,117 @@ def test_an_archive_cut_anywhere_is_an_error_or_whole(tmp_path: Path, store: Sto
                 continue
             assert made.config == small.config
             assert tars.read(image_fs(made, store.index_dir, None), "rootfs/etc/conf") == b"a = 2\n"
+
+
+CONFIG = f"{hexdigest(IMAGE.config)}.json"
+CONFIG_BLOB = f"blobs/sha256/{hexdigest(IMAGE.config)}"
+MANIFEST_BLOB = f"blobs/sha256/{hexdigest(samples.oci_manifest(IMAGE))}"
+FEWER = samples.dumped({**json.loads(IMAGE.config), "rootfs": {"diff_ids": IMAGE.diff_ids[:2]}})
+MORE = samples.dumped({**json.loads(IMAGE.config), "rootfs": {"diff_ids": IMAGE.diff_ids * 2}})
+OTHERS = IMAGE.config.replace(b"/bin/sh", b"/bin/zz")
+REWRITTEN = samples.oci_manifest(IMAGE) + b" "
+PARENT = f"{samples.v1_ids(IMAGE)[0]}/json"
+
+MADE_DO: Mapping[str, tuple[Layout, str]] = {
+    "a configuration is missing": (without(samples.docker_20(IMAGE), CONFIG), "is missing"),
+    "a configuration is no JSON": (config(b"{"), "not JSON"),
+    "a configuration has fewer diff ids": (config(FEWER), "has 3 layers, .* has 2 diff ids"),
+    "a configuration has more diff ids": (config(MORE), "has 3 layers, .* has 6 diff ids"),
+    "a configuration has numbers for diff ids": (
+        config(b'{"rootfs":{"diff_ids":[1,2,3]}}'),
+        "not a digest: 1",
+    ),
+    "a configuration blob is missing": (
+        without(samples.oci_layout(IMAGE), CONFIG_BLOB),
+        "configuration sha256:.* is missing",
+    ),
+    "a configuration blob is no JSON": (
+        {**samples.oci_layout(IMAGE), CONFIG_BLOB: b"{"},
+        "(is damaged: its digest should be|not JSON)",
+    ),
+    "a configuration blob has fewer diff ids": (
+        {**samples.oci_layout(IMAGE), CONFIG_BLOB: FEWER},
+        "(is damaged: its digest should be|has 3 layers, .* has 2 diff ids)",
+    ),
+    "a configuration blob is another": (
+        {**samples.oci_layout(IMAGE), CONFIG_BLOB: OTHERS},
+        "is damaged: its digest should be",
+    ),
+    "a manifest blob is another": (
+        {**samples.oci_layout(IMAGE), MANIFEST_BLOB: REWRITTEN},
+        "is damaged: its digest should be",
+    ),
+    "an inner index is another": (
+        {
+            name: content + b" "
+            if isinstance(content, bytes) and b'"manifests"' in content
+            else content
+            for name, content in samples.containerd(IMAGE, docker_manifest=False).items()
+        },
+        "is damaged: its digest should be",
+    ),
+    "a layer of old is not described": (without(samples.docker_1_9(IMAGE), PARENT), "is missing"),
+}
+
+
+@pytest.mark.parametrize("form", ["file", "packed file", "directory"])
+@pytest.mark.parametrize("name", MADE_DO)
+def test_layers_without_what_describes_them(
+    name: str, form: str, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with its JSON, the layers that an image lists are shown, with a warning."""
+    layout, damage = MADE_DO[name]
+    path = tmp_path / "x"
+    if form == "directory":
+        samples.unpack(path, layout)
+    else:
+        data = samples.tar_of(layout)
+        samples.write(path, samples.gz(data) if form == "packed file" else data)
+    with pytest.raises(CorruptArchive, match=rf"{damage}.*; --keep-going mounts what is left"):
+        opened(path, store)
+    request = SourceRequest(str(path), keep_going=True)
+    with reporter(quiet=True) as progress:
+        image = open_image(request, store, progress)
+    assert re.search(f"imagefs: warning: .*{damage}", capsys.readouterr().err)
+    assert re.search(damage, inspect(request, store, Silent()).images[0].problem)
+    expected = trees_of(IMAGE.layers, tmp_path / "expected")
+    assert trees(image, store)["rootfs"].keys() == expected["rootfs"].keys()
+    fs = image_fs(image, store.index_dir, None)
+    assert tars.read(fs, "rootfs/etc/conf") == b"a = 2\n"
+    assert leaves_nothing(store)
+
+
+def test_what_another_platform_describes_comes_first(tmp_path: Path, store: Store) -> None:
+    """Layers are not shown bare where the archive has an image that is whole."""
+    layout = samples.containerd(IMAGE)
+    wrong = json.loads(layout["manifest.json"] or b"")
+    wrong[0]["Config"] = "absent"
+    path = samples.write(tmp_path / "x", {**layout, "manifest.json": samples.dumped(wrong)})
+    assert opened(path, store, keep_going=True).config == IMAGE.config
+
+
+@pytest.mark.parametrize("pack", [samples.plain, samples.gz])
+def test_where_a_layer_is_damaged(pack: samples.Pack, tmp_path: Path, store: Store) -> None:
+    """A byte is the layer's, whether it is read in place or in the store; where it lies is said."""
+    broken = bytearray(TOP)
+    broken[1024:1032] = b"\1" * 8  # what would be the header behind the file and its content
+    image = replace(IMAGE, layers=(*IMAGE.layers[:2], bytes(broken)))
+    path = samples.write(tmp_path / "x", pack(samples.tar_of(samples.docker_20(image))))
+    with pytest.raises(CorruptArchive, match="is damaged: no tar header at byte 1024") as caught:
+        image_fs(opened(path, store), store.index_dir, None)
+    begins = re.search(r"; the layer begins at byte (\d+) of (.*)$", str(caught.value))
+    assert begins
+    assert Path(begins[2]).read_bytes()[int(begins[1]) :].startswith(broken)
+    assert (begins[2] == str(path)) == (pack is samples.plain)
+    made = opened(path, store, keep_going=True)
+    assert "no tar header at byte 1024" in layer_text(made, store)
+    assert (
+        tars.read(
+            image_fs(made, store.index_dir, None),
+            "layers/02-" + made.layers[2].short_id + "/etc/conf",
+        )
+        == b"a = 2\n"
+    )
 
 
 def test_links_out_of_a_directory_are_refused(tmp_path: Path, store: Store) -> None:

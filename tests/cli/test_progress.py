@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from imagefs.progress import Progress, reporter, size_text
+from imagefs.cli.progress_bars import reporter
+from imagefs.progress import Progress
+from imagefs.text import size_text
 
 
 def work(report: Progress) -> None:
@@ -63,7 +65,7 @@ def test_plain_lines() -> None:
 def test_long_work_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A phase that lasts gets a line every few seconds, not one for each step."""
     now = [0.0]
-    monkeypatch.setattr("imagefs.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("imagefs.cli.progress_bars.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with reporter(stream=stream) as report:
         report.phase("fetching")

@@ -89,7 +89,11 @@ def test_an_address_that_is_given(
 
 
 @pytest.mark.parametrize(
-    "host", ["h.example", "unix://", "unix://relative", "tcp://", "fd://", "tcp://h:x", "ssh://-oX"]
+    "host",
+    [
+        *("h.example", "unix://", "unix://relative", "tcp://", "fd://", "tcp://h:x"),
+        *("ssh://-oX", "ssh://me@-oX", "ssh://-oX@h.example"),
+    ],
 )
 def test_what_is_no_address(host: str) -> None:
     """It is the user's mistake, and the message says what an address looks like."""
@@ -129,6 +133,22 @@ def test_a_context_that_cannot_be_read(home: Path, docker: Any) -> None:
         find(None, {"DOCKER_CONTEXT": "odd"})
 
 
+def test_a_context_that_nests_without_end(home: Path) -> None:
+    """It is an error of one line that names the file."""
+    meta = make_context(home, "deep", {}, tls=True).parents[2] / "meta"
+    key = sha256(b"deep").hexdigest()
+    (meta / key / "meta.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(HostError, match=r"meta\.json: docker context 'deep' nests too deeply"):
+        find(None, {"DOCKER_CONTEXT": "deep"})
+
+
+def test_a_context_with_half_a_character_in_its_name(home: Path) -> None:
+    """No directory has such a name."""
+    use_context(home, "a\ud800")
+    with pytest.raises(HostError, match=r"'a\\ud800' is no name of a docker context"):
+        find(None, {})
+
+
 def test_a_context_that_does_not_exist(home: Path) -> None:
     """It is not passed over: the user meant a certain engine."""
     use_context(home, "gone")
@@ -136,7 +156,10 @@ def test_a_context_that_does_not_exist(home: Path) -> None:
         find(None, {})
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"currentContext": 7}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{", b'{"currentContext": 7}', b"\xff", pytest.param(b"[" * 100_000, id="deep")],
+)
 def test_an_odd_configuration_names_no_context(home: Path, content: bytes) -> None:
     """What the docker command line keeps there otherwise is none of our business."""
     (home / ".docker").mkdir()
@@ -327,6 +350,10 @@ def test_ssh_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (
             "ssh://far.example/run/d.sock",
             "ssh -T -o ConnectTimeout=30 -- far.example docker --host=unix:///run/d.sock",
+        ),
+        (
+            "ssh://far.example/$(id)",
+            "ssh -T -o ConnectTimeout=30 -- far.example docker '--host=unix:///$(id)'",
         ),
     ],
 )

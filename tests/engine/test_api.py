@@ -5,8 +5,8 @@ import json
 import pytest
 
 from imagefs.engine.addresses import Endpoint
-from imagefs.engine.api import Engine, parse_platform, same_platform
-from imagefs.errors import EngineError, ImageNotFound, UsageError
+from imagefs.engine.api import Engine
+from imagefs.errors import EngineError, ImageNotFound
 from imagefs.image.config import created
 from tests.support.engines import RunningEngine
 
@@ -82,30 +82,3 @@ def test_the_list_of_images(docker_engine: RunningEngine) -> None:
 def test_the_version_is_the_engines(docker_engine: RunningEngine) -> None:
     """The newest that both know, so that neither a newer nor an older engine refuses it."""
     assert ask(docker_engine).version() == (1, 41)
-
-
-@pytest.mark.parametrize(
-    ("text", "platform"),
-    [
-        ("linux/amd64", {"os": "linux", "architecture": "amd64"}),
-        ("linux/arm/v7", {"os": "linux", "architecture": "arm", "variant": "v7"}),
-    ],
-)
-def test_platforms(text: str, platform: dict[str, str]) -> None:
-    """As people write them, and as the API wants them."""
-    assert parse_platform(text) == platform
-
-
-@pytest.mark.parametrize("text", ["", "linux", "linux/", "a/b/c/d", "linux/a b"])
-def test_what_is_no_platform(text: str) -> None:
-    """It is the user's mistake."""
-    with pytest.raises(UsageError, match="is no platform"):
-        parse_platform(text)
-
-
-def test_a_variant_counts_where_both_have_one() -> None:
-    """linux/arm64 is any of its variants."""
-    assert same_platform("linux/arm64", "linux/arm64/v8")
-    assert same_platform("linux/arm64/v8", "linux/arm64")
-    assert not same_platform("linux/arm/v6", "linux/arm/v7")
-    assert not same_platform("linux/amd64", "linux/arm64")

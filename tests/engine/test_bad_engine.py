@@ -107,6 +107,21 @@ QUESTIONS: dict[str, tuple[Answer, type[EngineError], str]] = {
         "nonsense",
     ),
     "has text for a root": (answer_json({"Id": IMAGE_ID, "RootFS": "x"}), EngineError, "nonsense"),
+    "has a size beyond all numbers": (
+        http(b'{"Id": "%s", "Size": 1e999}' % IMAGE_ID.encode()),
+        EngineError,
+        "nonsense",
+    ),
+    "has a size that is no number": (
+        http(b'{"Id": "%s", "Size": NaN}' % IMAGE_ID.encode()),
+        EngineError,
+        "nonsense",
+    ),
+    "has half a character in a name": (
+        answer_json({"Id": IMAGE_ID, "RepoTags": ["a\ud800:1"]}),
+        EngineError,
+        "nonsense",
+    ),
     "has numbers for tags": (
         answer_json({"Id": IMAGE_ID, "RepoTags": [1]}),
         EngineError,
@@ -170,9 +185,7 @@ def test_what_is_no_engine_is_told(tmp_path: Path) -> None:
         engine.engine().inspect("app")
 
 
-@pytest.mark.parametrize(
-    "value", [None, {}, "x", [1], [[]], [{"Id": 1}], [{"Id": IMAGE_ID, "RepoTags": "x"}]]
-)
+@pytest.mark.parametrize("value", [None, {}, "x", 1])
 def test_a_list_of_images_of_the_wrong_shape(value: Any, tmp_path: Path) -> None:
     """It is nonsense, whatever it is."""
     with (
@@ -180,6 +193,45 @@ def test_a_list_of_images_of_the_wrong_shape(value: Any, tmp_path: Path) -> None
         pytest.raises(EngineError, match="nonsense when asked for the list of images"),
     ):
         engine.engine().images()
+
+
+ODD_ENTRIES: dict[str, Any] = {
+    "a number": 1,
+    "null": None,
+    "a list": [],
+    "no id": {},
+    "a number for an id": {"Id": 1},
+    "a path for an id": {"Id": "sha256:../../etc"},
+    "an id cut short": {"Id": IMAGE_ID[:-1]},
+    "half a character in an id": {"Id": "sha256:\ud800"},
+    "text for names": {"Id": IMAGE_ID, "RepoTags": "x"},
+    "a number for a name": {"Id": IMAGE_ID, "RepoTags": [1]},
+    "half a character in a name": {"Id": IMAGE_ID, "RepoTags": ["a\ud800:1"]},
+}
+
+
+@pytest.mark.parametrize("case", ODD_ENTRIES)
+def test_an_odd_entry_in_the_list_costs_itself(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other images are listed, and the log says so once however often the list is read."""
+    good: dict[str, Any] = {"Id": "sha256:" + "2" * 64, "RepoTags": ["app:v1"]}
+    answers = {"/json": answer_json([ODD_ENTRIES[case], good])}
+    with ScriptedEngine(tmp_path / "socket", answers) as scripted:
+        engine = scripted.engine()
+        for _ in range(2):
+            assert engine.images() == (ListedImage(good["Id"], ("app:v1",)),)
+    assert [one.message for one in caplog.records if "no sense" in one.message] == [
+        f"{scripted.host} lists images that make no sense, left out: 1"
+    ]
+
+
+@pytest.mark.parametrize("name", ["Api-Version", "api-version", "API-VERSION"])
+def test_names_of_headers_have_no_case(name: str, tmp_path: Path) -> None:
+    """Proxies write them as they like."""
+    ping = f"HTTP/1.1 200 OK\r\n{name}: 1.41\r\ncontent-length: 2\r\n\r\nOK".encode()
+    with ScriptedEngine(tmp_path / "socket", {"/_ping": [ping]}) as engine:
+        assert engine.engine().version() == (1, 41)
 
 
 @pytest.mark.parametrize("created", [None, "now", -62135596800, 10**30, 1.5])

@@ -367,12 +367,12 @@ def test_two_who_want_the_same_fetch_it_once(store: Store, tmp_path: Path) -> No
 FETCH = """
     import sys
     from pathlib import Path
-    from imagefs import index
-    from imagefs.connection import Endpoint
-    from imagefs.engine import Engine
-    from imagefs.fetch import Source, ensure_image
+    from imagefs.index import cache as index
+    from imagefs.engine.addresses import Endpoint
+    from imagefs.engine.api import Engine
+    from imagefs.engine.fetch import Source, ensure_image
     from imagefs.progress import Silent
-    from imagefs.store import Store
+    from imagefs.store.store import Store
     print("start", flush=True)
     store = Store(Path(sys.argv[1]))
     engine = Engine(Endpoint(sys.argv[2]))

@@ -112,7 +112,7 @@ def test_a_mount_that_nobody_was_told_of_is_taken_away(driver: str, place: Path)
     program = (
         "import pathlib, sys\n"
         "from imagefs.fuse import libfuse, server\n"
-        "from tests.memfs import MemFs\n"
+        "from tests.support.memfs import MemFs\n"
         f"serve = {'server' if driver == 'native' else 'libfuse'}.serve\n"
         "serve(MemFs({}), pathlib.Path(sys.argv[1]), server.MountOptions(), lambda: 1 / 0)\n"
     )

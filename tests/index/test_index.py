@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.image.model import Blob, Image, Layer
 from imagefs.index import cache as index_cache
-from imagefs.index import rows
-from imagefs.vfs.image_fs import image_fs
+from imagefs.index import reader, rows
+from imagefs.vfs.image_fs import ImageFs, image_fs
 from tests.support.headers import END, file
 from tests.support.tars import File, Hard, Sym, image_of, layer, paths, read, shown
 
@@ -317,6 +318,64 @@ def test_damage_that_cannot_be_made_good_is_an_io_error(wide: Image, indexes: Pa
     with pytest.raises(OSError, match="damaged") as error:
         shown(fs, "rootfs")
     assert error.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("length", [0, 100, BEGIN, BEGIN + BLOCK + 10])
+def test_an_index_that_is_cut_while_mounted(
+    length: int, wide: Image, indexes: Path, builds: list[Layer]
+) -> None:
+    """Not even what was never looked at ends the process: the index is made anew."""
+    index_cache.build(wide.layers[0], indexes)
+    right = shown(image_fs(wide, indexes), "rootfs")
+    fs = image_fs(wide, indexes)
+    builds.clear()
+    cut(length)(the_index(indexes))
+    assert shown(fs, "rootfs") == right
+    assert len(builds) == 1
+
+
+def test_what_was_read_is_forgotten_while_others_read(
+    wide: Image, indexes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little may be kept of indexes, all threads see what is right, of every one."""
+    monkeypatch.setattr(reader, "_MOST_LOADED", 2 * BLOCK)
+    right = shown(image_fs(wide, indexes), "rootfs")
+    opened = [image_fs(wide, indexes) for _ in range(2)]
+    found: list[dict[str, str]] = []
+
+    def look(fs: ImageFs) -> None:
+        found.extend(shown(fs, "rootfs") for _ in range(3))
+
+    threads = [threading.Thread(target=look, args=(fs,)) for fs in opened * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [right] * 12
+
+
+def test_numbers_on_disk_have_one_byte_order() -> None:
+    """An index is the same on every machine: each record says its order, and so do checksums."""
+    records = [one for one in vars(rows).values() if isinstance(one, Struct)]
+    assert len(records) > 5
+    assert all(one.format.startswith("<") for one in records)
+    source = Path(reader.__file__).read_text()
+    assert ".cast(" not in source
+    assert "frombytes" not in source
+
+
+def test_a_file_rewritten_with_size_and_time_kept_is_indexed_anew(
+    image: Image, indexes: Path
+) -> None:
+    """As `rsync --times --inplace` and `touch -r` leave it: the time of change tells."""
+    index_cache.build(image.layers[0], indexes)
+    assert image.layers[0].blob
+    path = image.layers[0].blob.path
+    status = path.stat()
+    other = layer({"d/x": "other"})
+    path.write_bytes(other.ljust(status.st_size, b"\0"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert shown(image_fs(image, indexes), "rootfs") == {"d/": "", "d/x": "other"}
 
 
 def test_a_deleted_index_serves_on(image: Image, indexes: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_daemon_lets_go_of_what_it_came_from(user: User, archive: Path) -> Non
 
 FAILS_LATE = """
 import sys
-from imagefs import daemon
+from imagefs.host import daemon
 from imagefs.errors import HostError
 
 def work(ready):

@@ -18,7 +18,7 @@ from imagefs.host.files import published
 from imagefs.image.model import Image, Layer
 from imagefs.progress import Silent
 from imagefs.store.prune import prune
-from imagefs.store.store import Store
+from imagefs.store.store import _TAG_CONTENT, Store
 from imagefs.store.upkeep import contents, verify
 
 LONG_AGO = 1_000_000_000
@@ -87,6 +87,54 @@ def test_a_directory_of_other_things_is_left_alone(tmp_path: Path) -> None:
         Store(tmp_path)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert os.listdir(tmp_path) == ["letters"]
+
+
+OTHERS_TAGS = {
+    "cargo": b"Signature: 8a477f597d28d172789f06886806bc55\n# created by cargo\n",
+    "ccache": b"Signature: 8a477f597d28d172789f06886806bc55\n# created by ccache\n",
+    "a tag alone": b"Signature: 8a477f597d28d172789f06886806bc55",
+    "no signature": b"mine",
+    "ours, with more": _TAG_CONTENT + b"and more\n",
+}
+
+
+@pytest.mark.parametrize("other", OTHERS_TAGS)
+def test_another_programs_cache_is_left_alone(other: str, tmp_path: Path) -> None:
+    """That a directory is a cache does not make it ours, whatever its folders are called."""
+    (tmp_path / "CACHEDIR.TAG").write_bytes(OTHERS_TAGS[other])
+    for name in ("work/0123456789abcdef/f", "uses/0123456789abcdef", "index/x.idx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("theirs")
+    tmp_path.chmod(0o755)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(HostError, match="neither empty nor a cache of imagefs"):
+        Store(tmp_path)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert (tmp_path / "CACHEDIR.TAG").read_bytes() == OTHERS_TAGS[other]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("length", [0, 10])
+def test_a_cache_whose_making_was_cut_short_is_made(length: int, tmp_path: Path) -> None:
+    """Whoever was killed while writing the mark has left its beginning and nothing else."""
+    (tmp_path / "CACHEDIR.TAG").write_bytes(_TAG_CONTENT[:length])
+    Store(tmp_path)
+    assert (tmp_path / "CACHEDIR.TAG").read_bytes() == _TAG_CONTENT
+
+
+def test_only_what_we_wrote_is_swept(store: Store) -> None:
+    """Files of other names, and what links lead to, are somebody else's."""
+    outside = store.root.parent / "outside"
+    outside.mkdir()
+    (outside / "f").touch()
+    for folder in (store.work_dir, store.uses_dir, store.index_dir):
+        (folder / "mine").mkdir()
+        (folder / "0123456789abcdef").symlink_to(outside)
+        (folder / ".0123456789abcdef.tmp").touch()
+    reopened(store)
+    for folder in (store.work_dir, store.uses_dir, store.index_dir):
+        assert sorted(os.listdir(folder)) == ["0123456789abcdef", "mine"]
+    assert os.listdir(outside) == ["f"]
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +234,7 @@ def test_names_are_remembered(store: Store) -> None:
 CHILD = """
     import os, sys, time
     from pathlib import Path
-    from imagefs.store import Store
+    from imagefs.store.store import Store
     store = Store(Path(sys.argv[1]))
 """
 
@@ -461,8 +509,8 @@ def test_prune_leaves_an_index_that_is_being_written(store: Store) -> None:
 def test_an_index_that_is_pruned_while_it_is_made_is_made_again(store: Store) -> None:
     """Between its making and its locking it looks as if a dead process had left it."""
     body = """
-        from imagefs.files import published
-        from imagefs.prune import prune
+        from imagefs.host.files import published
+        from imagefs.store.prune import prune
         seen = []
 
         def look(event, args):

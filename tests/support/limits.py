@@ -6,7 +6,7 @@ from imagefs.archive import compression, docker_v1, members, windows
 from imagefs.engine import api
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
-from imagefs.image import safejson
+from imagefs.image import safe_json
 from imagefs.index import fold
 from imagefs.index import records as layer_records
 from imagefs.tar import header as tar_header
@@ -68,8 +68,8 @@ LIMITS = (
     Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
     Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
     Limit("memory of all decompressors at work", size(windows.BUDGET), MEMORY),
-    Limit("values in JSON", number(safejson.MAX_VALUES), MEMORY),
-    Limit("depth of values in JSON", number(safejson.MAX_DEPTH), HONEST),
+    Limit("values in JSON", number(safe_json.MAX_VALUES), MEMORY),
+    Limit("depth of values in JSON", number(safe_json.MAX_DEPTH), HONEST),
     Limit("an engine's answer", size(api._MAX_ANSWER), HONEST),
     Limit("the wait for a connection", seconds(api._CONNECT_TIMEOUT), "an export's wait has none"),
     Limit(

@@ -45,6 +45,7 @@ class SampleImage:
     layers: tuple[bytes, ...]
     names: tuple[str, ...] = ("sample/app:1",)
     architecture: str = "amd64"
+    variant: str = ""
     made_by: tuple[str, ...] = ()
     algorithm: str = "sha256"
 
@@ -58,6 +59,7 @@ class SampleImage:
                 "history": self.history,
                 "os": "linux",
                 "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
+                **({"variant": self.variant} if self.variant else {}),
             }
         )
 
@@ -549,6 +551,33 @@ def docker_dir_index(*images: SampleImage) -> Layout:
         described.append(_descriptor(manifest, kind, platform=platform))
     index = {"schemaVersion": 2, "manifests": described}
     return {**layout, "manifest.json": dumped(index)}
+
+
+def follow(layout: Layout, descriptor: Mapping[str, Any]) -> Any:
+    """Return the JSON that a descriptor of an OCI layout leads to."""
+    return json.loads(layout[f"blobs/sha256/{descriptor['digest'][7:]}"] or b"")
+
+
+def put(layout: dict[str, bytes | str | None], descriptor: dict[str, Any], said: Any) -> None:
+    """Write JSON into an OCI layout, and have the descriptor lead to it."""
+    content = dumped(said)
+    descriptor |= {"digest": digest(content), "size": len(content)}
+    layout[f"blobs/sha256/{hexdigest(content)}"] = content
+
+
+def nested_index(*images: SampleImage) -> Layout:
+    """An OCI layout of one image for several platforms, whose variants the index tells."""
+    layout = dict(containerd(*images, docker_manifest=False))
+    index = json.loads(layout["index.json"] or b"")
+    top = index["manifests"][0]
+    nested = follow(layout, top)
+    listed = [one for one in nested["manifests"] if "annotations" not in one]
+    for one, image in zip(listed, images, strict=True):
+        one["platform"] |= {"variant": image.variant} if image.variant else {}
+    put(layout, top, {**nested, "manifests": listed})
+    del top["annotations"]
+    layout["index.json"] = dumped(index)
+    return layout
 
 
 def artifact() -> tuple[dict[str, Any], list[bytes]]:

@@ -1,7 +1,7 @@
 """Real mounts of in-memory trees: each is served by a process of its own.
 
 A process cannot look into a mount that it serves itself: it would wait for its own answer.
-Run as `python -m tests.serving DRIVER TREE MOUNTPOINT SOURCE [allow_other]`.
+Run as `python -m tests.support.serving DRIVER TREE MOUNTPOINT SOURCE [allow_other]`.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imagefs.archive import members
 from imagefs.errors import CorruptArchive
 from imagefs.image import config, json_shape
-from imagefs.image.safejson import MAX_DEPTH, MAX_VALUES, BadJsonError, loads
+from imagefs.image.safe_json import MAX_DEPTH, MAX_VALUES, BadJsonError, loads
 
 MIB = 1 << 20
 

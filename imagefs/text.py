@@ -1,0 +1,35 @@
+"""What is printed: words of strangers that no terminal obeys, and sizes for people.
+
+Pure. Any thread may call it.
+"""
+
+
+def one_line(text: str) -> str:
+    """Return text of an engine's as one harmless line: it ends up on a terminal."""
+    line = " ".join(text.split())[:500]
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def printable(words: str) -> str:
+    """Return text of an image's, or a name of a file's, with nothing in it that a terminal obeys.
+
+    What is no character, such as a byte of a name that is not UTF-8, is escaped too.
+    """
+    if words.isprintable():
+        return words
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in words
+    )
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for people: 1.5 GB, 312 kB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
