@@ -156,7 +156,10 @@ def _describes(files: Files, name: str, piece: Piece) -> bool:
     """Tell whether a file that may be anybody's is about images."""
     if piece.damage or piece.blob.length > members.MAX_JSON:
         return False
-    return _DESCRIBES[name](members.content(files, name, piece))
+    try:
+        return _DESCRIBES[name](members.content(files, name, piece))
+    except safe_json.TooMuchJsonError as error:
+        raise CorruptArchive(f"{files.place}: {name}: {error}") from error
 
 
 def _manifest_describes(written: bytes) -> bool:
@@ -177,6 +180,8 @@ def _index_describes(written: bytes) -> bool:
 def _parsed(written: bytes) -> Any:
     try:
         return safe_json.loads(written)
+    except safe_json.TooMuchJsonError:
+        raise
     except safe_json.BadJsonError:
         return None
 

@@ -26,6 +26,10 @@ class BadJsonError(ValueError):
     """Bytes that are no JSON, or more of it than is read; the message is one line."""
 
 
+class TooMuchJsonError(BadJsonError):
+    """JSON that may be right, but is more than is read."""
+
+
 def loads(data: bytes) -> Any:
     """Return what JSON says; half a surrogate pair becomes U+FFFD, as Go has it.
 
@@ -55,9 +59,9 @@ def _check(data: bytes) -> None:
             case b"," | b":":
                 values += 1
         if depth > MAX_DEPTH:
-            raise BadJsonError(f"its values lie more than {MAX_DEPTH} deep in each other")
+            raise TooMuchJsonError(f"its values lie more than {MAX_DEPTH} deep in each other")
         if values > MAX_VALUES:
-            raise BadJsonError(f"it holds more than {MAX_VALUES} values")
+            raise TooMuchJsonError(f"it holds more than {MAX_VALUES} values")
 
 
 def _unicode(value: Any) -> Any:
