@@ -33,9 +33,11 @@ MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
-MAX_FOLLOWED = 20_000_000
-"""Most path components that symbolic links may add to the paths of one layer."""
+MAX_FOLLOWED = 4_000_000
+"""Most steps through links and deep directories that the paths of one layer may take."""
 
+_DEEP = 64
+"""From which component on the steps of a path are counted: honest trees hardly go so deep."""
 _MAX_LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
 _MAX_ALTERNATIVES = 256
@@ -249,6 +251,7 @@ class Fold:
 
     def _make(self, parents: list[bytes]) -> bytes:
         trail = [_ROOT]
+        self._count_steps(len(parents) - _DEEP)
         for name in parents:
             key = trail[-1] + name
             child = self._child(key)
@@ -372,10 +375,15 @@ class Fold:
 
     def _parts(self, target: bytes) -> list[bytes]:
         parts = target.split(b"/")[::-1]
-        self._followed += len(parts)
-        if self._followed > MAX_FOLLOWED:
-            raise CorruptArchive("symbolic links lead through too many others in one layer")
+        self._count_steps(len(parts))
         return parts
+
+    def _count_steps(self, steps: int) -> None:
+        self._followed += max(0, steps)
+        if self._followed > MAX_FOLLOWED:
+            raise CorruptArchive(
+                f"links and deep directories of more than {MAX_FOLLOWED} steps in one layer"
+            )
 
     def _find(self, path: bytes) -> bytes | None:
         """Return the key that a path leads to; symbolic links count as parents only.

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from imagefs.errors import CorruptArchive
 from imagefs.tar import header as tar_header
 from imagefs.tar.numbers import decimal
-from imagefs.tar.sparse import Sparse
+from imagefs.tar.sparse import Runs, Sparse
 
 EXTENSIONS = frozenset(
     {
@@ -27,6 +27,11 @@ EXTENSIONS = frozenset(
 
 MAX_EXTENDED = 1 << 20
 """Most bytes of extended headers that one member may have (as in Go's archive/tar, each)."""
+MAX_RECORDS = 1 << 20
+"""Most records of one tar that are beyond the ordinary; only the sparse maps of pax 0.0 are known
+to come near it, with two for each run."""
+_ORDINARY = 32
+"""Records that any extended header may have: attributes apart, POSIX and GNU tar know some 20."""
 
 # What a global record may say of all members after it. To rename or resize them would be an
 # attack, no default, and attributes without bound would be kept with every one of them.
@@ -45,7 +50,8 @@ _XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 class Overrides:
     """What has been said of the next member, gathered from its extended headers.
 
-    `empty` tells that the header speaks for itself, `pending` that a member must follow.
+    `empty` tells that the header speaks for itself, `pending` that a member must follow. What all
+    members together may have is counted here as well: records, and `runs`.
     """
 
     __slots__ = (
@@ -56,11 +62,15 @@ class Overrides:
         "_position",
         "_records",
         "_size",
+        "_unusual",
         "empty",
+        "runs",
     )
 
     def __init__(self) -> None:
         self._globals: dict[bytes, bytes] = {}
+        self._unusual = 0
+        self.runs = Runs()
         self.reset()
 
     def reset(self) -> None:
@@ -82,7 +92,7 @@ class Overrides:
         if typeflag == tar_header.XGLTYPE:
             # To Go's archive/tar a member of its own: what was said before it was said of it.
             self.reset()
-            self._add_global(_records(content, position))
+            self._add_global(self._split(content, position))
             return
         self._size += len(content)
         limit(self._size, position)
@@ -92,13 +102,20 @@ class Overrides:
             self._linkname = content.partition(b"\0")[0]
         else:
             try:
-                self._add_local(_records(content, position))
+                self._add_local(self._split(content, position))
             except ValueError as error:
                 raise CorruptArchive(
                     f"pax records in the tar at byte {position}: {error}"
                 ) from error
         self.empty = False
         self._position = max(position, 1)
+
+    def _split(self, content: bytes, position: int) -> list[tuple[bytes, bytes]]:
+        records = _records(content, position)
+        self._unusual += max(0, len(records) - _ORDINARY)
+        if self._unusual > MAX_RECORDS:
+            raise CorruptArchive(f"more than {MAX_RECORDS} pax records beyond the ordinary")
+        return records
 
     def _add_global(self, records: list[tuple[bytes, bytes]]) -> None:
         for key, value in records:

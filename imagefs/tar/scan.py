@@ -70,7 +70,6 @@ def scan(  # noqa: PLR0912, PLR0915
     window = b""
     checksums, owners, sizes, times = _Checksums(), _Owners(), _Sizes(), _Times()
     overrides = pax.Overrides()
-    runs = 0
     fields_of, new = _FIELDS.unpack_from, tuple.__new__
     while position < end:
         at = position - base
@@ -132,10 +131,6 @@ def scan(  # noqa: PLR0912, PLR0915
             member, position = _assemble(read_at, header, position, overrides, end)
             overrides.reset()
             if member is not None:
-                if member.sparse:
-                    runs += len(member.sparse)
-                    if runs > sparse.MAX_RUNS:
-                        raise CorruptArchive(f"sparse files of more than {sparse.MAX_RUNS} runs")
                 yield member
     else:
         if marked:
@@ -288,6 +283,7 @@ def _member(
     layout = overrides.sparse(stored)
     if typeflag == tar_header.GNUTYPE_SPARSE:
         layout, data = sparse.oldgnu(read_at, header, data, end)
+    overrides.runs.add(layout)
     mode, uid, gid = _owner(header[tar_header.MODE_UID_GID])
     mtime, mtimensec = overrides.time("mtime", _time(header[tar_header.MTIME]))
     name = overrides.name(_prefixed(header))
@@ -306,6 +302,7 @@ def _member(
         if layout.pairs is None:
             layout, used = sparse.pax10(read_at, data, stored, layout.size)
             data, stored = data + used, stored - used
+            overrides.runs.add(layout)
         runs, size = layout.checked(stored, position), layout.size
     typeflag = _kind(typeflag)
     if typeflag == tar_header.DIRTYPE:
