@@ -196,13 +196,14 @@ def list_layers(asked: Asked, *, as_json: bool) -> None:
     from imagefs.index import cache as index_cache  # noqa: PLC0415
     from imagefs.text import size_text  # noqa: PLC0415
     from imagefs.vfs import layers_txt  # noqa: PLC0415
+    from imagefs.vfs.links import links_of  # noqa: PLC0415
 
     store = Store()
     with reporter(quiet=asked.quiet) as progress:
         image = opening.open_image(asked.request, store, progress)
         index_cache.ensure(image.layers, store.index_dir)
     indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
-    found = layers_txt.summaries(image, indexes)
+    found = layers_txt.summaries(image, links_of(indexes))
     if as_json:
         output.show_json([one._asdict() for one in found])
         return

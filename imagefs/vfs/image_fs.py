@@ -44,6 +44,9 @@ _NOT_PLAIN = rows.HIDDEN | rows.FOREIGN | rows.SPARSE
 _SMALL, _TOGETHER = 64 << 10, 1 << 20
 """Bytes of a file that is read with others, and of all of them."""
 NAME_MAX = 255
+_SIZE_UNKNOWN = 1
+"""Bytes of a hard link to nothing. Nobody is asked for the content of an empty file, which would
+be read as such; of this one the only byte cannot be had."""
 
 
 class _Tree(NamedTuple):
@@ -85,8 +88,9 @@ class ImageFs:
                 raise OSError(errno.ENFILE, "too many views under one mount")
             tree = _Tree(tuple(self._open_layers(image, index_dir)), [], [])
             self._trees[parent] = tree
+            links = Links(Pile(tree.layers, self._indexes, self._piles))
             try:
-                lines = layers_txt.text(image, [self._indexes[number] for number in tree.layers])
+                lines = layers_txt.text(image, links)
             except OSError:
                 self._close(self.layers_of(parent))
                 del self._trees[parent]
@@ -95,7 +99,7 @@ class ImageFs:
             # What is made below takes its time from here.
             directory.mtime = image_config.created(image.config) or directory.mtime
             layers, snapshots = made.directory(parent), made.directory(parent)
-            rootfs = self._add_views(image, parent, layers, snapshots)
+            rootfs = self._add_views(image, parent, links, layers, snapshots)
             # All at once: whoever looks meanwhile sees nothing of the image, or all of it.
             directory.children = {
                 b"rootfs": rootfs or made.directory(parent).node,
@@ -107,11 +111,10 @@ class ImageFs:
             }
 
     def _add_views(
-        self, image: Image, parent: int, layers: Synthetic, snapshots: Synthetic
+        self, image: Image, parent: int, links: Links, layers: Synthetic, snapshots: Synthetic
     ) -> int | None:
         """Make an image's views; return the node of the whole one's root, if there are layers."""
         tree = self._trees[parent]
-        links = Links(Pile(tree.layers, self._indexes, self._piles))
         inos: dict[int, int] = {}
         layers.children, snapshots.children = {}, {}
         for number, name in zip(tree.layers, image.layer_names(), strict=True):
@@ -547,6 +550,8 @@ class ImageFs:
     def _leaf(self, node: int, layer: int, row: Row, count: int) -> Attr:
         kind = row.mode >> 12
         size = row.size
+        if row.flags & rows.FOREIGN:
+            size = _SIZE_UNKNOWN
         if row.flags & rows.SPARSE:
             blocks = self._layers[layer].blocks(row)
         else:

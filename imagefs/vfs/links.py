@@ -7,17 +7,17 @@ a file are to be counted; how much is done for the count has a bound. May be use
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from imagefs.index import rows
-from imagefs.index.reader import Child
+from imagefs.index.reader import Child, Index
 from imagefs.index.records import SPECIAL_NAMES, clean
 from imagefs.vfs import nodeid
-from imagefs.vfs.memory import SMALL
+from imagefs.vfs.memory import SMALL, Memory
 from imagefs.vfs.merge import S_IFDIR, Place
-from imagefs.vfs.pile import Chain, Pile, Spot
+from imagefs.vfs.pile import Chain, Pile, Piles, Spot
 
 MAX_STEPS = 1 << 17
 """Most steps through directories that are taken to count the links of an image."""
@@ -27,6 +27,19 @@ _MAX_FOLLOWED = 256
 _S_IFLNK = 0o12
 
 _Trail: TypeAlias = list[tuple[bytes, Spot | None]]
+
+
+class Lost(NamedTuple):
+    """Hard links of a layer that lead to nothing: the row of the first, and how many they are."""
+
+    first: int
+    number: int
+
+
+def links_of(indexes: Sequence[Index]) -> "Links":
+    """Return the links of an image that is not mounted; `indexes` are its layers', bottom first."""
+    by_number = dict(enumerate(indexes, 1))
+    return Links(Pile(tuple(by_number), by_number, Piles(Memory())))
 
 
 class Links:
@@ -75,9 +88,18 @@ class Links:
         first, end = bisect_left(counted.inodes, key), bisect_right(counted.inodes, key)
         return [_place(link) for link in counted.links[first:end]]
 
+    def lost(self) -> dict[int, Lost]:
+        """Return the counted links that lead to nothing, by layer, where there are any."""
+        found: dict[int, Lost] = {}
+        for source, target in zip(self._counted.sources, self._counted.targets, strict=True):
+            if not target and not self._behind(_place(source)):
+                layer, number = _place(source)
+                before = found.get(layer, Lost(number, 0))
+                found[layer] = Lost(before.first, before.number + 1)
+        return found
+
     @cached_property
     def _counted(self) -> "_Counted":
-        # Not before somebody looks at a merged view: an image may be asked for its layers alone.
         walk = _Walk(self.pile, MAX_STEPS)
         found: dict[Place, int] = {}
         for layer in self.pile.layers:

@@ -74,8 +74,7 @@ class OpenLayer:
         """
         size = min(size, row.size - offset)
         if row.flags & (rows.SPARSE | rows.FOREIGN):
-            if row.flags & rows.FOREIGN:
-                raise OSError(errno.EIO, "hard link to a file that no layer holds")
+            _check_held(row)
             return self._read_sparse(row, offset, size)
         if size <= 0:
             return b""
@@ -146,7 +145,11 @@ class OpenLayer:
         return found
 
     def seek(self, row: Row, offset: int, whence: int) -> int:
-        """Return the next offset of data or of a hole (lseek(2)); the end of a file is a hole."""
+        """Return the next offset of data or of a hole (lseek(2)); the end of a file is a hole.
+
+        OSError as of `read`: who asks where data is must not take what is lost for a hole.
+        """
+        _check_held(row)
         if not 0 <= offset < row.size:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         if row.flags & rows.SPARSE:
@@ -164,6 +167,12 @@ class OpenLayer:
         if row.flags & rows.SPARSE:
             return self._map_of(row).blocks * (_BLOCK // 512)
         return (row.size + _BLOCK - 1) // _BLOCK * (_BLOCK // 512)
+
+
+def _check_held(row: Row) -> None:
+    """Raise OSError EIO for a hard link to nothing."""
+    if row.flags & rows.FOREIGN:
+        raise OSError(errno.EIO, "hard link to a file that no layer holds")
 
 
 class SparseMap:
