@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
@@ -25,6 +24,7 @@ from imagefs.fuse.session import Session
 from imagefs.fuse.signals import Undertaker
 from imagefs.fuse.splice import Splicer
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import MountPoint
 
 __all__ = ["MountOptions", "serve"]
 
@@ -32,14 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    fs: FileSystem, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+    fs: FileSystem, point: MountPoint, options: MountOptions, ready: Callable[[], None]
 ) -> None:
     """Mount `fs`, serve it until it is unmounted, and return.
 
     `ready` is called once the kernel and we have agreed; what it does must not look into the
     mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
     """
-    server = _Server(fs, Path(mountinfo.absolute(mountpoint)), options, ready)
+    server = _Server(fs, point, options, ready)
     Undertaker(server.unmount).run(server.serve)
 
 
@@ -47,24 +47,23 @@ class _Server:
     """One mount, from mount(2) to the last request."""
 
     def __init__(
-        self, fs: FileSystem, place: Path, options: MountOptions, ready: Callable[[], None]
+        self, fs: FileSystem, point: MountPoint, options: MountOptions, ready: Callable[[], None]
     ) -> None:
         self._fs = fs
         self._session = Session(fs)
-        self._place = place
+        self._point = point
         self._options = options
         self._ready = ready
-        self._mounted: mountinfo.Mount | None = None
+        self._identity: str | None = None
 
     def serve(self) -> None:
         """Mount and answer until there is no mount any more."""
-        device = mount(self._place, self._options)
+        device, mounted = mount(self._point, self._options)
         try:
-            self._mounted = mountinfo.at(self._place)
+            self._identity = mountinfo.identities().get(mounted.id)
             requests = Requests(device, self._session.prepare)
             _agree(requests, device, self._session)
-            if self._mounted is not None:
-                read_far_ahead(self._mounted.device, LARGEST_READ)
+            read_far_ahead(mounted.device, LARGEST_READ)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
             self._ready()
@@ -77,9 +76,12 @@ class _Server:
             os.close(device)
 
     def unmount(self) -> None:
-        """Take away our own mount, and none that has come to be in its place."""
-        if self._mounted is not None and mountinfo.at(self._place) == self._mounted:
-            unmount_for_good(self._place)
+        """Take away our own mount, wherever it is now, and none that has come in its place."""
+        identities = mountinfo.identities()
+        for one in mountinfo.mounts():
+            if identities.get(one.id) == self._identity:
+                unmount_for_good(one)
+                return
 
 
 def _agree(requests: Requests, device: int, session: Session) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imagefs.fuse import server
 from imagefs.fuse.mount import MountOptions
+from imagefs.host.mount_point import hold
 from imagefs.vfs.image_fs import ImageFs
 from tests.support.tars import image_of
 
@@ -38,7 +39,7 @@ def main(folder: Path, mountpoint: Path, kind: type[CountingFs] = CountingFs) ->
     def ready() -> None:
         os.write(1, b"ready\n")
 
-    server.serve(fs, mountpoint, MountOptions(), ready)
+    server.serve(fs, hold(mountpoint), MountOptions(), ready)
 
 
 if __name__ == "__main__":

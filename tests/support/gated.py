@@ -13,6 +13,7 @@ from imagefs.engine.api import ListedImage
 from imagefs.errors import EngineError
 from imagefs.fuse import server
 from imagefs.fuse.mount import MountOptions
+from imagefs.host.mount_point import hold
 from imagefs.image.model import Image
 from imagefs.vfs.engine_fs import Catalog
 from tests.support.tars import image_of, layer
@@ -40,7 +41,7 @@ def main(folder: Path, mountpoint: Path) -> None:
     def ready() -> None:
         os.write(1, b"ready\n")
 
-    server.serve(catalog, mountpoint, MountOptions(), ready)
+    server.serve(catalog, hold(mountpoint), MountOptions(), ready)
 
 
 if __name__ == "__main__":
