@@ -97,11 +97,19 @@ def find(host: str | None = None, environ: Mapping[str, str] = os.environ) -> En
     host = host or environ.get("DOCKER_HOST")
     if host:
         return _endpoint(host, _environment_tls(environ))
-    config_dir = Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker").absolute()
+    config_dir = Path(environ.get("DOCKER_CONFIG") or _home() / ".docker").absolute()
     context = environ.get("DOCKER_CONTEXT") or _current_context(config_dir)
     if context and context != "default":
         return _context(config_dir, context)
     return _known_socket(environ)
+
+
+def _home() -> Path:
+    """Return the user's home directory; for who has none, one in which there is nothing of ours."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def _endpoint(host: str, tls: Tls | None) -> Endpoint:
@@ -114,7 +122,7 @@ def _endpoint(host: str, tls: Tls | None) -> Endpoint:
         default = ":2376" if tls or scheme == "https" else ":2375"
         port = "" if re.search(r":[0-9]+/?$", rest) else default
         if scheme == "https" and tls is None:
-            tls = Tls(Path.home() / ".docker", verify=True)
+            tls = Tls(_home() / ".docker", verify=True)
         return Endpoint(f"tcp://{rest.rstrip('/')}{port}", tls)
     if scheme == "ssh" and _names_a_host(host):
         return Endpoint(host)
@@ -142,7 +150,7 @@ def _environment_tls(environ: Mapping[str, str]) -> Tls | None:
     directory = environ.get("DOCKER_CERT_PATH")
     if not directory and not verify:
         return None
-    return Tls(Path(directory or Path.home() / ".docker").absolute(), verify)
+    return Tls(Path(directory or _home() / ".docker").absolute(), verify)
 
 
 def _current_context(config_dir: Path) -> str | None:
