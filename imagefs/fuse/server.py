@@ -22,7 +22,7 @@ from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_
 from imagefs.fuse.prefetch import Pusher
 from imagefs.fuse.replies import LARGEST_READ, Reply
 from imagefs.fuse.session import Session
-from imagefs.fuse.signals import Undertaker
+from imagefs.fuse.signals import Stop, Undertaker
 from imagefs.fuse.splice import Splicer
 from imagefs.host import mountinfo
 
@@ -56,13 +56,16 @@ class _Server:
         self._ready = ready
         self._mounted: mountinfo.Mount | None = None
 
-    def serve(self) -> None:
-        """Mount and answer until there is no mount any more."""
+    def serve(self, stop: Stop) -> None:
+        """Mount and answer until there is no mount any more, or it is to end."""
         device = mount(self._place, self._options)
         try:
             self._mounted = mountinfo.at(self._place)
-            requests = Requests(device, self._session.prepare)
-            _agree(requests, device, self._session)
+            requests = Requests(device, stop, self._session.prepare)
+            if not _agree(requests, device, self._session):
+                if stop.asked:
+                    return
+                raise HostError(f"{self._place}: the mount was taken away before it was ready")
             if self._mounted is not None:
                 read_far_ahead(self._mounted.device, LARGEST_READ)
             if not self._session.all_stable:
@@ -82,12 +85,15 @@ class _Server:
             unmount_for_good(self._place)
 
 
-def _agree(requests: Requests, device: int, session: Session) -> None:
-    """Answer INIT, which a kernel with a later major version sends twice."""
+def _agree(requests: Requests, device: int, session: Session) -> bool:
+    """Answer INIT, which a kernel with a later major version sends twice; False where all ends."""
     for _ in range(2):
-        _send(device, session.handle(requests.first()))
+        request = requests.next()
+        if request is None:
+            return False
+        _send(device, session.handle(request))
         if session.minor is not None:
-            return
+            return True
     raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
 
 
@@ -103,7 +109,6 @@ def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -
         return request is not None
 
     all_stable = session.all_stable
-    requests.watch()
     session.on_read = Pusher(device, fs, requests.waiting, answer_one).was_read
     while request := next_one():
         if all_stable or not takes(request):
