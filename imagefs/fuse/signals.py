@@ -1,9 +1,10 @@
 """Signals that end a mount, turned into an unmount and the end of the serving loop.
 
 The loop must go on answering while the unmount runs, since unmounting may ask it something. So the
-unmount has a thread of its own, woken by a signal through a pipe. Once the mount is gone, reading
-the device fails with ENODEV and the loop ends by itself; it does not when the mount was busy or
-lives on in another mount namespace, and is then told by a second pipe, polled beside the device. Nothing is ever raised out of a signal's handler.
+unmount has a thread of its own, which a signal wakes through a pipe. Once the mount is gone, the
+device says ENODEV and the loop ends by itself; it does not when the mount was busy, or lives on in
+another mount namespace, and is then told by a second pipe, which it polls beside the device.
+Nothing is ever raised out of a signal's handler.
 """
 
 import contextlib
