@@ -3,8 +3,20 @@
 Every message is one line that names the thing at fault and, where there is one, the remedy.
 `ImagefsError` is never raised itself. The command line turns a `UsageError` into exit status 2
 and every other one into 1; outside errors (OSError, requests, json) are translated where they
-enter, with `from`.
+enter, with `from`; what may fail anywhere, because the machine has no more of it, by `shortage`.
 """
+
+import errno
+
+_REMEDIES = {
+    errno.EMFILE: "`ulimit -n` says how many files a program may have open",
+    errno.ENFILE: "the whole system has no more",
+    errno.EAGAIN: "`ulimit -u` says how many processes and threads you may have",
+    errno.ENOMEM: "`ulimit -v` says how much a program may have",
+    errno.ENOSPC: "`imagefs cache prune` makes room in the cache",
+    errno.EDQUOT: "`imagefs cache prune` makes room in the cache",
+    errno.EFBIG: "`ulimit -f` says how large a file may become",
+}
 
 
 class ImagefsError(Exception):
@@ -37,3 +49,24 @@ class HostError(ImagefsError):
 
 class MountError(HostError):
     """The mount point cannot be used, or the kernel refused the mount."""
+
+
+def shortage(error: BaseException) -> str | None:
+    """Return the line for an error that says what the machine refused or lacks; None for others."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        remedy = _REMEDIES.get(error.errno or 0)
+        place = error.filename
+        named = place.decode(errors="backslashreplace") if isinstance(place, bytes) else place
+        return (f"{named}: " if named is not None else "") + "; ".join(
+            filter(None, (reason, remedy))
+        )
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "something is nested too deeply to be read"
+    if isinstance(error, ImportError):
+        return f"a part of imagefs cannot be loaded: {error}"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return f"no more threads can be started; {_REMEDIES[errno.EAGAIN]}"
+    return None

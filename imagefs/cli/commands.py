@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import MountError, UsageError
+from imagefs.errors import HostError, ImagefsError, MountError, UsageError
+from imagefs.host.files import NoHomeError
+from imagefs.host.mount_point import MountPoint, hold
+from imagefs.image import reference
 from imagefs.image.model import MAX_LAYER_BYTES, directory_names
-from imagefs.mounts.registry import Registry, check_mountpoint
+from imagefs.image.reference import ArchiveReference
+from imagefs.mounts.registry import Registry
 from imagefs.mounts.serve import Serving, check_host, default_driver
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
@@ -63,12 +67,16 @@ def serving_of(source_text: str, mountpoint: Path, options: Mapping[str, Any]) -
         allow_other=options["allow_other"],
         foreground=options["foreground"],
         log_level=getattr(logging, options["log_level"].upper()),
+        flags=options["flags"],
     )
 
 
 def registry() -> Registry:
-    """Return the records of this user's daemons."""
-    return Registry(default_root() / "mounts")
+    """Return the records of this user's daemons, of which there are none without a home."""
+    try:
+        return Registry(default_root() / "mounts")
+    except NoHomeError:
+        return Registry(None)
 
 
 def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool = False) -> None:
@@ -79,7 +87,7 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
 
     if all_images and view is not None:
         raise UsageError("--view is of one image: choose it with --image, or leave out --all")
-    _prepare(serving)
+    point = _prepare(serving)
     store = Store()
     with reporter(quiet=asked.quiet) as progress:
         if all_images:
@@ -97,18 +105,19 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
             if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
                 progress.phase("indexing")
             fs = image_fs(image, store.index_dir, view)
-    server.serve(lambda: fs, serving)
+    server.serve(lambda: fs, point, serving)
 
 
-def _prepare(serving: Serving) -> None:
-    """Find out before the work whether what follows it can succeed."""
-    check_mountpoint(serving.mountpoint)
+def _prepare(serving: Serving) -> MountPoint:
+    """Find out before the work whether what follows it can succeed; hold the place to mount."""
+    point = hold(serving.mountpoint)
     check_host(serving)
     _open_many()
     if serving.foreground:
         from imagefs.host.daemon import log_to_terminal  # noqa: PLC0415
 
         log_to_terminal(serving.log_level)
+    return point
 
 
 def _open_many() -> None:
@@ -131,7 +140,7 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
 
     engine = Engine(addresses.find(options["host"]))
     serving = serving_of(engine.host, mountpoint, options)
-    _prepare(serving)
+    point = _prepare(serving)
     engine.version()
     store = Store()
     limit = _layer_limit(options["max_layer_bytes"])
@@ -140,17 +149,26 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     def make() -> Catalog:
         return Catalog(engine.images, loader.load, store.index_dir, loader.unload)
 
-    server.serve(make, serving)
+    server.serve(make, point, serving)
 
 
-def fetch(asked: Asked) -> None:
-    """Fetch an image into the store, and index it."""
+def fetch(images: Sequence[Asked]) -> None:
+    """Fetch images into the store, and index them; go on after a failure, and fail in the end."""
     from imagefs.index import cache as index_cache  # noqa: PLC0415
 
     store = Store()
-    with reporter(quiet=asked.quiet) as progress:
-        image = opening.open_image(asked.request, store, progress)
-        index_cache.ensure(image.layers, store.index_dir)
+    failures = []
+    for asked in images:
+        try:
+            with reporter(quiet=asked.quiet) as progress:
+                image = opening.open_image(asked.request, store, progress)
+                index_cache.ensure(image.layers, store.index_dir)
+        except ImagefsError as error:
+            if len(images) == 1:
+                raise
+            failures.append(f"{asked.request.text}: {error}")
+    if failures:
+        raise HostError("; ".join(failures))
 
 
 def unmount(mountpoints: Sequence[Path], *, lazy: bool) -> None:
@@ -220,14 +238,30 @@ def inspect(asked: Asked, *, as_json: bool) -> None:
     """Print what a source holds: its format, then each image with its layers, bottom to top."""
     from imagefs.cli import output  # noqa: PLC0415
 
-    with reporter(quiet=asked.quiet) as progress:
-        found = opening.inspect(asked.request, Store(), progress)
+    with reporter(quiet=asked.quiet) as progress, _store_to_look(asked) as store:
+        found = opening.inspect(asked.request, store, progress)
     if as_json:
         output.show_json(asdict(found))
         return
     output.show_lines([f"Format: {found.format}"])
     for image in found.images:
         output.show_lines(["", *_described(image), *_layers_described(image.layers)])
+
+
+@contextlib.contextmanager
+def _store_to_look(asked: Asked) -> Iterator[Store]:
+    """Have the cache; without a home, for an archive, one that goes again."""
+    try:
+        root = default_root()
+    except NoHomeError:
+        if not isinstance(reference.parse(asked.request.text), ArchiveReference):
+            raise
+        from tempfile import TemporaryDirectory  # noqa: PLC0415
+
+        with TemporaryDirectory(prefix="imagefs-") as place:
+            yield Store(Path(place))
+    else:
+        yield Store(root)
 
 
 def _described(image: opening.InspectedImage) -> Iterator[str]:

@@ -4,7 +4,9 @@ Owns the names and options of the commands, exit statuses and how errors are sho
 else is imported by the command that needs it, so that each starts as fast as it can.
 """
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -15,7 +17,8 @@ import click
 
 from imagefs import __version__
 from imagefs.cli import mount_helper
-from imagefs.errors import ImagefsError, UsageError
+from imagefs.errors import ImagefsError, UsageError, shortage
+from imagefs.fuse.mount import KERNEL_FLAGS
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _LEVELS = ("debug", "info", "warning", "error")
@@ -25,7 +28,27 @@ _debug = False
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0, 1 for image, engine or host, 2 for usage, 130 for Ctrl-C."""
+    _have_standard_files()
     sys.exit(run(args))
+
+
+def _have_standard_files() -> None:
+    """Open what our caller has closed, so that no file of ours comes to be standard output.
+
+    To read or write what was closed fails all the same; only errors go nowhere.
+    """
+    for fd, way in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, way)
+            os.set_inheritable(fd, True)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process is
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -38,6 +61,8 @@ def run(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["--mount-helper"] or mount_helper.is_call(words):
             words = mount_helper.words([word for word in words if word != "--mount-helper"])
         status = cli.main(words, prog_name="imagefs", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
@@ -46,7 +71,9 @@ def run(args: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        return _fail(*_judged(error))
+        status = _fail(*_judged(error))
+        _let_go_of_output()
+        return status
     return status if isinstance(status, int) else 0
 
 
@@ -60,7 +87,16 @@ def _judged(error: BaseException) -> tuple[str, int]:
         return error.format_message() + hint, _USAGE
     if isinstance(error, ImagefsError):
         return str(error), _USAGE if isinstance(error, UsageError) else _FAILED
-    return f"unexpected {type(error).__name__}: {error}", _FAILED
+    return shortage(error) or f"unexpected {type(error).__name__}: {error}", _FAILED
+
+
+def _let_go_of_output() -> None:
+    """Leave nothing to the interpreter's end, which would complain of it once more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 def _fail(words: str, status: int) -> int:
@@ -68,7 +104,8 @@ def _fail(words: str, status: int) -> int:
 
     if _debug and sys.exc_info()[0] is not None:
         logging.getLogger(__name__).error("traceback", exc_info=True)
-    click.echo(f"imagefs: {printable(' '.join(words.split()))}", err=True)
+    with contextlib.suppress(OSError):  # then there is nobody to be told
+        click.echo(f"imagefs: {printable(' '.join(words.split()))}", err=True)
     return status
 
 
@@ -111,6 +148,13 @@ _SERVE_OPTIONS = _options(
         "--driver",
         type=click.Choice(["native", "libfuse"]),
         help="How to speak FUSE; native by default on Linux.",
+    ),
+    click.option(
+        "--option",
+        "flags",
+        multiple=True,
+        type=click.Choice(tuple(KERNEL_FLAGS)),
+        help="What else the kernel is to keep, as mount(8) has it.",
     ),
     click.option("--allow-other", is_flag=True, help="Let all users in; the kernel checks modes."),
     click.option(
@@ -240,8 +284,7 @@ def fetch(images: tuple[str, ...], **options: Any) -> None:
     """Fetch images into the cache, to mount them quickly later."""
     from imagefs.cli import commands  # noqa: PLC0415
 
-    for image in images:
-        commands.fetch(commands.source_of(image, options))
+    commands.fetch([commands.source_of(image, options) for image in images])
 
 
 @cli.group()

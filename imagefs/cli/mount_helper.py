@@ -10,16 +10,32 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from imagefs.errors import UsageError
+from imagefs.fuse.mount import KERNEL_FLAGS
 
 _WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
 _FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
-# What mount(8) and fstab(5) pass on though it is not for the file system: a mount of imagefs is
-# always read-only, nosuid and nodev.
-_IGNORED = {
-    *("ro", "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner"),
-    *("nofail", "_netdev", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "silent", "loud"),
-    *("atime", "noatime", "relatime", "norelatime", "strictatime", "diratime", "nodiratime"),
-    *("async", "sync"),
+# Options that undo others; the last word counts.
+_OPPOSITES = {
+    "exec": "noexec",
+    "async": "sync",
+    "symfollow": "nosymfollow",
+    "atime": "noatime",
+    "diratime": "nodiratime",
+    "norelatime": "relatime",
+    "nostrictatime": "strictatime",
+    "nolazytime": "lazytime",
+}
+# What is so anyway. mount(8) says `rw` and mount.fuse3 `dev,suid` where nobody asked for anything,
+# so that these cannot be told from a wish: a mount of imagefs is read-only, nosuid and nodev.
+_ANYWAY = {
+    *("ro", "rw", "nosuid", "suid", "nodev", "dev"),
+    *("silent", "loud", "nomand", "noiversion"),
+}
+# What mount(8), systemd and others heed before or after; what it implies, as `user` does noexec,
+# mount(8) says too.
+_OF_OTHERS = {
+    *("defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner"),
+    *("nofail", "_netdev", "comment"),
 }
 
 
@@ -58,7 +74,9 @@ def words(args: Sequence[str]) -> list[str]:
 
 
 def _translated(options: Sequence[str]) -> list[str]:
+    """Return the words for mount(8)'s options; UsageError names one that cannot be honoured."""
     found = ["--quiet"]
+    flags: dict[str, None] = {}
     for option in filter(None, options):
         name, equals, value = option.partition("=")
         long = "--" + name.replace("_", "-")
@@ -66,6 +84,16 @@ def _translated(options: Sequence[str]) -> list[str]:
             found.append(f"{long}={value}")
         elif not equals and name in _FLAGS:
             found.append(long)
-        elif name not in _IGNORED and not name.startswith(("x-", "X-", "comment")):
-            raise UsageError(f"mount option {option!r} is unknown to imagefs")
-    return found
+        elif not equals and name in KERNEL_FLAGS:
+            flags[name] = None
+        elif not equals and name in _OPPOSITES:
+            flags.pop(_OPPOSITES[name], None)
+        elif not _is_of_others(name, equals=bool(equals)):
+            raise UsageError(f"imagefs does not take the mount option {option!r}")
+    return [*found, *(f"--option={flag}" for flag in flags)]
+
+
+def _is_of_others(name: str, *, equals: bool) -> bool:
+    if name.startswith(("x-", "X-")) or name in ("comment", "user"):
+        return True
+    return not equals and name in _ANYWAY | _OF_OTHERS

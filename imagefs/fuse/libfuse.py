@@ -14,15 +14,15 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO, Any
 
 from imagefs.errors import HostError, MountError
 from imagefs.filesystem import ROOT_ID, Attr, FileSystem
 from imagefs.fuse.abi import NAME_MAX
-from imagefs.fuse.mount import MountOptions, check, escaped
+from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled
 from imagefs.fuse.replies import BLKSIZE, BRIEFLY, denial, errno_of
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import MountPoint
 
 _ENCODING = "latin-1"
 _FOREVER = 10**9  # seconds that the kernel may keep what never changes
@@ -32,20 +32,26 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    fs: FileSystem, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+    fs: FileSystem, point: MountPoint, options: MountOptions, ready: Callable[[], None]
 ) -> None:
     """Mount `fs`, serve it until it is unmounted, and return.
 
     `ready` is called once the kernel and libfuse have agreed; what it does must not look into
     the mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
     """
-    check(mountpoint, options)
+    check(options)
+    check_flags(options, "libfuse")
     fuse = load()
-    place = os.fsencode(mountinfo.absolute(mountpoint)).decode(_ENCODING)
+    before = {one.id for one in mountinfo.mounts()}
+
+    def mounted() -> None:
+        settled(point, None, before)
+        ready()
+
     all_stable = fs.is_stable(ROOT_ID)
     timeout = _FOREVER if all_stable else BRIEFLY
-    with _complaints() as complaints:
-        operations = _Operations(fs, ready, complaints.end, fuse.fuse_exit)
+    with _complaints() as complaints, _place_of(point) as place:
+        operations = _Operations(fs, mounted, complaints.end, fuse.fuse_exit)
         try:
             with _default_signals():
                 fuse.FUSE(
@@ -61,6 +67,7 @@ def serve(
                     subtype="imagefs",
                     allow_other=options.allow_other,
                     default_permissions=options.allow_other,
+                    **dict.fromkeys(options.flags, True),
                     use_ino=True,
                     kernel_cache=True,
                     entry_timeout=timeout,
@@ -70,9 +77,23 @@ def serve(
         except RuntimeError as error:
             if operations.failure is None:
                 reason = complaints.first() or f"libfuse gave up with status {error}"
-                raise MountError(f"{mountpoint}: cannot mount: {reason}") from error
+                raise MountError(f"{point.path}: cannot mount: {reason}") from error
     if operations.failure is not None:
         raise operations.failure
+
+
+@contextlib.contextmanager
+def _place_of(point: MountPoint) -> Iterator[str]:
+    """Return what to call the directory before libfuse, until the mount has ended.
+
+    fusermount, which libfuse runs for ordinary users, takes no path that leads through /proc.
+    """
+    held = os.dup(point.fd)
+    try:
+        place = mountinfo.anchor(held) if os.geteuid() == 0 else point.path
+        yield os.fsencode(place).decode(_ENCODING)
+    finally:
+        os.close(held)
 
 
 def load() -> Any:

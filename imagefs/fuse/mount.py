@@ -1,13 +1,14 @@
 """Putting a mount in place and taking it away: mount(2) as root, else fusermount3.
 
-Owns the way to an open /dev/fuse that the kernel serves a mount point from, and the sentences
-that say what is missing on the way. Knows nothing of the protocol spoken over it. Any thread may
-call it; nothing is kept between calls.
+Owns the way to an open /dev/fuse that the kernel serves a mount point from, the options that the
+kernel takes on the way, and the sentences that say what is missing. Knows nothing of the protocol
+spoken over it. Any thread may call it; nothing is kept between calls.
 """
 
 import contextlib
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from imagefs.errors import HostError, MountError
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import MountPoint
 
 # ctypes serves root and the others serve ordinary users: each imported where it is needed.
 if TYPE_CHECKING:
@@ -28,6 +30,21 @@ FUSE_CONF = Path("/etc/fuse.conf")
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
+KERNEL_FLAGS = {
+    "noexec": 8,
+    "sync": 16,
+    "dirsync": 128,
+    "nosymfollow": 256,
+    "noatime": 1 << 10,
+    "nodiratime": 1 << 11,
+    "relatime": 1 << 21,
+    "strictatime": 1 << 24,
+    "lazytime": 1 << 25,
+}
+"""Options of mount(8) that are the kernel's own to keep, with their bits in <sys/mount.h>."""
+_ROOT_ALONE = {"nosymfollow", "relatime", "strictatime", "lazytime"}
+"""Those that fusermount3 and libfuse do not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
@@ -35,23 +52,59 @@ class MountOptions:
 
     `source` is what /proc/mounts shows as the mount's source. With `allow_other` all users may
     enter, and the kernel enforces the files' modes; without, only the mounting user may, and
-    may read all.
+    may read all. `flags` are among KERNEL_FLAGS.
     """
 
     source: str = "imagefs"
     allow_other: bool = False
+    flags: tuple[str, ...] = ()
 
 
 class MountBusyError(MountError):
     """Somebody still uses the mount; only a lazy unmount takes it away."""
 
 
-def mount(mountpoint: Path, options: MountOptions) -> int:
-    """Mount on a directory and return the open device to serve it from."""
-    check(mountpoint, options)
-    if os.geteuid() == 0:
-        return _mount_as_root(mountpoint, options)
-    return _mount_by_helper(mountpoint, options)
+def mount(point: MountPoint, options: MountOptions) -> tuple[int, mountinfo.Mount]:
+    """Mount on a directory; return the open device to serve it from, and the mount."""
+    check(options)
+    before = {one.id for one in mountinfo.mounts()}
+    as_root = os.geteuid() == 0
+    device = _mount_as_root(point, options) if as_root else _mount_by_helper(point, options)
+    try:
+        return device, settled(point, device, before)
+    except BaseException:
+        os.close(device)
+        raise
+
+
+def settled(point: MountPoint, device: int | None, before: set[int]) -> mountinfo.Mount:
+    """Return the mount that `device` serves, if it is on the directory, and there alone.
+
+    fusermount3 walks the path anew, and may have been led elsewhere; and other programs mount
+    without asking whether somebody else is about to. Then ours goes, and MountError is raised.
+    `before` are the ids of the mounts that are older than ours.
+    """
+    found = point.mounted()
+    if found is not None and _serves(device, found):
+        return found
+    for stray in mountinfo.mounts():
+        if stray.id not in before and _serves(device, stray):
+            unmount_for_good(stray)
+    raise MountError(f"{point.path}: it was moved, or mounted on, while it was to be mounted on")
+
+
+def _serves(device: int | None, mount: mountinfo.Mount) -> bool:
+    """Tell whether a mount is the device's; where the kernel does not say, whether it may be."""
+    if mount.fstype != FSTYPE or mount.owner != os.geteuid():
+        return False
+    if device is None:
+        return True
+    with contextlib.suppress(OSError):
+        # Linux 6.16 and later tell the minor number of the mount's own device.
+        told = Path(f"/proc/self/fdinfo/{device}").read_text()
+        if match := re.search(r"^fuse_connection:\s*(\d+)$", told, re.MULTILINE):
+            return mount.device == f"0:{match[1]}"
+    return True
 
 
 def read_far_ahead(device: str, length: int) -> None:
@@ -64,13 +117,13 @@ def read_far_ahead(device: str, length: int) -> None:
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(f"{length >> 10}\n")
 
 
-def unmount(mountpoint: Path, lazy: bool = False) -> None:
-    """Take the mount away; `lazy` does so at once, and for those still inside when they leave."""
-    place = Path(mountinfo.absolute(mountpoint))
+def unmount(mount: mountinfo.Mount, lazy: bool = False) -> None:
+    """Take a mount away; `lazy` does so at once, and for those still inside when they leave."""
+    place = mount.mountpoint
     if os.geteuid() != 0:
         _unmount_by_helper(place, lazy)
         return
-    failure = _call("umount2", os.fsencode(place), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+    failure = _unmount_as_root(mount, lazy)
     if failure == errno.EBUSY:
         raise MountBusyError(f"{place}: somebody is still using the mount")
     if failure in (errno.EINVAL, errno.ENOENT):
@@ -79,19 +132,39 @@ def unmount(mountpoint: Path, lazy: bool = False) -> None:
         raise MountError(f"{place}: cannot unmount: {os.strerror(failure)}")
 
 
-def check(mountpoint: Path, options: MountOptions) -> None:
-    """Raise HostError or MountError, with the remedy, for what would keep us from mounting."""
+def _unmount_as_root(mount: mountinfo.Mount, lazy: bool) -> int:
+    """Take a mount away and no other, whatever its path leads to by now; return an errno, or 0."""
+    head, name = os.path.split(mount.mountpoint)
+    try:
+        parent = os.open(head, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    try:
+        # A name that is mounted on cannot be renamed; a descriptor of it would keep it busy.
+        if _mount_called(name, parent) != mount.id:
+            return errno.ENOENT
+        place = os.fsencode(mountinfo.anchor(parent) / name)
+        return _call("umount2", place, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+    finally:
+        os.close(parent)
+
+
+def _mount_called(name: str, parent: int) -> int | None:
+    try:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return None
+    try:
+        return mountinfo.mount_of(fd)
+    finally:
+        os.close(fd)
+
+
+def check(options: MountOptions) -> None:
+    """Raise HostError, with the remedy, for what would keep us from mounting anywhere."""
     check_device()
     if os.geteuid() != 0:
         check_helper(options)
-    try:
-        mode = mountpoint.stat().st_mode
-    except FileNotFoundError:
-        raise MountError(f"{mountpoint}: cannot mount: there is no such directory") from None
-    except OSError as error:
-        raise MountError(f"{mountpoint}: cannot mount: {error.strerror}") from error
-    if not stat.S_ISDIR(mode):
-        raise MountError(f"{mountpoint}: cannot mount: not a directory")
 
 
 def check_device() -> None:
@@ -126,6 +199,13 @@ def check_helper(options: MountOptions) -> None:
         raise HostError(f"{DEVICE} is closed to ordinary users: as root, `chmod 666 {DEVICE}`")
     if options.allow_other and not _others_allowed():
         raise HostError("--allow-other needs a line `user_allow_other` in /etc/fuse.conf")
+    check_flags(options, "fusermount3, which mounts for ordinary users,")
+
+
+def check_flags(options: MountOptions, who: str) -> None:
+    """Raise HostError for options that only mount(2) takes, where it is not `who` mounts."""
+    if refused := _ROOT_ALONE.intersection(options.flags):
+        raise HostError(f"{who} does not know the option {', '.join(sorted(refused))}")
 
 
 def _others_allowed() -> bool:
@@ -136,7 +216,7 @@ def _others_allowed() -> bool:
     return "user_allow_other" in map(str.strip, lines)
 
 
-def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
+def _mount_as_root(point: MountPoint, options: MountOptions) -> int:
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -150,14 +230,14 @@ def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
     failure = _call(
         "mount",
         os.fsencode(options.source),
-        os.fsencode(mountpoint),
+        os.fsencode(point.anchor),
         FSTYPE.encode(),
-        _MS_RDONLY | _MS_NOSUID | _MS_NODEV,
+        _MS_RDONLY | _MS_NOSUID | _MS_NODEV | sum(KERNEL_FLAGS[one] for one in set(options.flags)),
         data.encode(),
     )
     if failure:
         os.close(device)
-        raise MountError(_mount_failure(mountpoint, failure))
+        raise MountError(_mount_failure(point.path, failure))
     return device
 
 
@@ -178,11 +258,13 @@ def _call(function: str, *args: bytes | int) -> int:
     return ctypes.get_errno() if getattr(libc, function)(*typed) else 0
 
 
-def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
+def _mount_by_helper(point: MountPoint, options: MountOptions) -> int:
     """Have fusermount3 mount; it hands the open device over through a socket."""
     import socket  # noqa: PLC0415
 
+    mountpoint = point.path
     words = ["ro", "nosuid", "nodev", f"fsname={escaped(options.source)}", "subtype=imagefs"]
+    words += options.flags
     if options.allow_other:
         words += ["allow_other", "default_permissions"]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -197,8 +279,8 @@ def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
     raise MountError(f"{mountpoint}: cannot mount: {_complaint(result)}")
 
 
-def _unmount_by_helper(place: Path, lazy: bool) -> None:
-    result = _run([helper(), "-u", *(["-z"] if lazy else []), "--", os.fspath(place)])
+def _unmount_by_helper(place: str, lazy: bool) -> None:
+    result = _run([helper(), "-u", *(["-z"] if lazy else []), "--", place])
     if result.returncode == 0:
         return
     complaint = _complaint(result)
@@ -238,10 +320,10 @@ def escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def unmount_for_good(mountpoint: Path) -> None:
+def unmount_for_good(mount: mountinfo.Mount) -> None:
     """Unmount, lazily if somebody is inside, and say nothing if it is gone already."""
     with contextlib.suppress(MountError):
         try:
-            unmount(mountpoint)
+            unmount(mount)
         except MountBusyError:
-            unmount(mountpoint, lazy=True)
+            unmount(mount, lazy=True)

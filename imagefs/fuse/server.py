@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from imagefs.errors import HostError
 from imagefs.filesystem import FileSystem
@@ -22,9 +21,10 @@ from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_
 from imagefs.fuse.prefetch import Pusher
 from imagefs.fuse.replies import LARGEST_READ, Reply
 from imagefs.fuse.session import Session
-from imagefs.fuse.signals import Undertaker
+from imagefs.fuse.signals import Stop, Undertaker
 from imagefs.fuse.splice import Splicer
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import MountPoint
 
 __all__ = ["MountOptions", "serve"]
 
@@ -32,14 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
-    fs: FileSystem, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+    fs: FileSystem, point: MountPoint, options: MountOptions, ready: Callable[[], None]
 ) -> None:
     """Mount `fs`, serve it until it is unmounted, and return.
 
     `ready` is called once the kernel and we have agreed; what it does must not look into the
     mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
     """
-    server = _Server(fs, Path(mountinfo.absolute(mountpoint)), options, ready)
+    server = _Server(fs, point, options, ready)
     Undertaker(server.unmount).run(server.serve)
 
 
@@ -47,24 +47,26 @@ class _Server:
     """One mount, from mount(2) to the last request."""
 
     def __init__(
-        self, fs: FileSystem, place: Path, options: MountOptions, ready: Callable[[], None]
+        self, fs: FileSystem, point: MountPoint, options: MountOptions, ready: Callable[[], None]
     ) -> None:
         self._fs = fs
         self._session = Session(fs)
-        self._place = place
+        self._point = point
         self._options = options
         self._ready = ready
-        self._mounted: mountinfo.Mount | None = None
+        self._identity: str | None = None
 
-    def serve(self) -> None:
-        """Mount and answer until there is no mount any more."""
-        device = mount(self._place, self._options)
+    def serve(self, stop: Stop) -> None:
+        """Mount and answer until there is no mount any more, or it is to end."""
+        device, mounted = mount(self._point, self._options)
         try:
-            self._mounted = mountinfo.at(self._place)
-            requests = Requests(device, self._session.prepare)
-            _agree(requests, device, self._session)
-            if self._mounted is not None:
-                read_far_ahead(self._mounted.device, LARGEST_READ)
+            self._identity = mountinfo.identities().get(mounted.id)
+            requests = Requests(device, stop, self._session.prepare)
+            if not _agree(requests, device, self._session):
+                if stop.asked:
+                    return
+                raise HostError("the mount was taken away before it was ready")
+            read_far_ahead(mounted.device, LARGEST_READ)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
             self._ready()
@@ -77,17 +79,25 @@ class _Server:
             os.close(device)
 
     def unmount(self) -> None:
-        """Take away our own mount, and none that has come to be in its place."""
-        if self._mounted is not None and mountinfo.at(self._place) == self._mounted:
-            unmount_for_good(self._place)
-
-
-def _agree(requests: Requests, device: int, session: Session) -> None:
-    """Answer INIT, which a kernel with a later major version sends twice."""
-    for _ in range(2):
-        _send(device, session.handle(requests.first()))
-        if session.minor is not None:
+        """Take away our own mount, wherever it is now, and none that has come in its place."""
+        if self._identity is None:
             return
+        identities = mountinfo.identities()
+        for one in mountinfo.mounts():
+            if identities.get(one.id) == self._identity:
+                unmount_for_good(one)
+                return
+
+
+def _agree(requests: Requests, device: int, session: Session) -> bool:
+    """Answer INIT, which a kernel with a later major version sends twice; False where all ends."""
+    for _ in range(2):
+        request = requests.next()
+        if request is None:
+            return False
+        _send(device, session.handle(request))
+        if session.minor is not None:
+            return True
     raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
 
 
@@ -103,7 +113,6 @@ def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -
         return request is not None
 
     all_stable = session.all_stable
-    requests.watch()
     session.on_read = Pusher(device, fs, requests.waiting, answer_one).was_read
     while request := next_one():
         if all_stable or not takes(request):

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imagefs.errors import HostError, ImagefsError
+from imagefs.errors import HostError, ImagefsError, shortage
+from imagefs.host.files import locked, user_path
 from imagefs.text import printable
 
 _READY = b"+"
@@ -78,7 +79,7 @@ def _be_daemon(work: Work, tell: int, level: int) -> NoReturn:
         _say(tell, str(error))
     except BaseException as error:
         _log.exception("the daemon failed")
-        _say(tell, f"the daemon failed: {error!r}")
+        _say(tell, f"the daemon failed: {shortage(error) or repr(error)}")
     finally:
         logging.shutdown()
         os._exit(status)
@@ -115,6 +116,39 @@ class _Printable(logging.Formatter):
         return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
+class SharedLog(logging.Handler):
+    """A file that several processes write to, which is put aside as `.1` when it has grown large.
+
+    Each line is written under a lock, to whatever file has the name then: one who kept the file
+    that another has put aside would write into it unseen, and put the new one aside too early.
+    """
+
+    def __init__(self, path: Path, most: int = _MAX_LOG) -> None:
+        super().__init__()
+        self._path = path
+        self._most = most
+        self._write("")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; what fails is no reason not to serve."""
+        try:
+            self._write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, text: str) -> None:
+        line = text.encode("utf-8", "backslashreplace")
+        with locked(self._path.with_suffix(".lock")):
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_size + len(line) > self._most:
+                    self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, line)
+            finally:
+                os.close(fd)
+
+
 def log_to_terminal(level: int) -> None:
     """Send what is logged to standard error, a line each."""
     handler = logging.StreamHandler(sys.stderr)
@@ -127,7 +161,7 @@ def log_to_system(level: int) -> None:
 
     Where that cannot be written, nothing is logged: it is no reason not to serve.
     """
-    from logging.handlers import RotatingFileHandler, SysLogHandler  # noqa: PLC0415
+    from logging.handlers import SysLogHandler  # noqa: PLC0415
 
     handler: logging.Handler
     try:
@@ -141,18 +175,19 @@ def log_to_system(level: int) -> None:
         try:
             path = log_file()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = RotatingFileHandler(path, maxBytes=_MAX_LOG, backupCount=1, encoding="utf-8")
-        except OSError:
+            handler = SharedLog(path)
+        except (OSError, HostError):
             handler = logging.NullHandler()
     handler.setFormatter(_Printable(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def log_file() -> Path:
-    """Return where daemons log without a journal: under XDG_STATE_HOME, or ~/.local/state."""
-    from platformdirs import user_state_path  # noqa: PLC0415
+    """Return where daemons log without a journal: under XDG_STATE_HOME, or ~/.local/state.
 
-    return user_state_path("imagefs") / "imagefs.log"
+    Raises NoHomeError where there is neither.
+    """
+    return user_path("state") / "imagefs.log"
 
 
 def notify(state: str) -> None:

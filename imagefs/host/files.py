@@ -22,6 +22,24 @@ NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
 """What says that no file can be opened, whatever file it is."""
 
 
+class NoHomeError(HostError):
+    """There is nowhere to keep what is the user's own."""
+
+
+def user_path(kind: str) -> Path:
+    """Return our directory of the user's own of a kind, `cache` or `state`; NoHomeError if none."""
+    import platformdirs  # noqa: PLC0415 - not needed where a variable of ours says where
+
+    own = {"cache": platformdirs.user_cache_path, "state": platformdirs.user_state_path}[kind]
+    try:
+        path = own("imagefs")
+    except RuntimeError:
+        path = Path("~")
+    if not path.is_absolute():
+        raise NoHomeError("you have no home directory; set HOME, or IMAGEFS_CACHE to a directory")
+    return path
+
+
 @contextmanager
 def host_errors(path: Path, doing: str = "") -> Iterator[None]:
     """Turn an OSError of the block into a HostError that names `path` and what would help.

@@ -1,4 +1,4 @@
-"""The mounts that live: where they may be put, which there are, and how to take them away.
+"""The mounts that live: which there are, and how to take them away.
 
 Owns the records that daemons leave of themselves, a small file each, and joins them with what
 the kernel says is mounted, which alone is believed. Nothing here touches a mount point before
@@ -6,8 +6,8 @@ the kernel's table has said that no dead mount is on it. Any thread may call it.
 """
 
 import contextlib
-import errno
 import json
+import logging
 import os
 import select
 from dataclasses import asdict, dataclass
@@ -17,7 +17,9 @@ from pathlib import Path
 from imagefs.errors import MountError
 from imagefs.fuse import mount as fuse_mount
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import MountPoint
 
+_log = logging.getLogger(__name__)
 _OURS = {fuse_mount.FSTYPE}
 _PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
@@ -26,12 +28,12 @@ _PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in an
 class Record:
     """What a daemon says of itself; `started` is its start in clock ticks since boot (proc(5)).
 
-    `device` tells its mount from a later one in the same place.
+    `mount` tells its mount from all others, as `mountinfo.identities` does.
     """
 
     source: str
     mountpoint: str
-    device: str
+    mount: str
     pid: int
     started: int
     since: str
@@ -52,39 +54,25 @@ class LiveMount:
     alive: bool
 
 
-def check_mountpoint(path: Path) -> None:
-    """Raise MountError unless `path` is an empty directory with nothing mounted on it."""
-    if mountinfo.at(path) is not None:
-        raise MountError(f"{path}: something is mounted here already; unmount it first")
-    try:
-        with os.scandir(path) as entries:
-            empty = next(entries, None) is None
-    except FileNotFoundError:
-        raise MountError(f"{path}: there is no such directory; make it first") from None
-    except NotADirectoryError:
-        raise MountError(f"{path}: is not a directory") from None
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise MountError(f"{path}: lies in a dead mount; unmount that first") from error
-        raise MountError(f"{path}: {error.strerror}") from error
-    if not empty:
-        raise MountError(f"{path}: is not empty; choose an empty directory")
-
-
 class Registry:
-    """The records of this user's daemons, in a directory of theirs."""
+    """The records of this user's daemons, in a directory of theirs; none where that is None.
 
-    def __init__(self, directory: Path) -> None:
+    Where they cannot be read, the directory being another user's, there are none either.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
-    def add(self, source: str, mountpoint: Path) -> Path:
+    def add(self, source: str, point: MountPoint) -> Path | None:
         """Record that this process serves a mount; return the record, to be removed at the end."""
+        mount = point.mounted()
+        if self._directory is None or mount is None:
+            return None
         pid = os.getpid()
-        mount = mountinfo.at(mountpoint)
         record = Record(
             source,
-            mountinfo.absolute(mountpoint),
-            mount.device if mount else "",
+            mount.mountpoint,
+            mountinfo.identities().get(mount.id, ""),
             pid,
             _started(pid) or 0,
             datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,9 +86,7 @@ class Registry:
 
     def mounts(self) -> list[LiveMount]:
         """Return the mounts of imagefs that the kernel has, in the order they were made."""
-        ours = [mount for mount in mountinfo.mounts() if mount.fstype in _OURS]
-        records = self._records({(mount.mountpoint, mount.device) for mount in ours})
-        return [_joined(one, records.get((one.mountpoint, one.device))) for one in ours]
+        return [live for _, live in self._found()]
 
     def unmount(self, path: Path, *, lazy: bool = False) -> None:
         """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
@@ -122,23 +108,34 @@ class Registry:
             same = self._at(path) == here
             unmount(path)
             if same:
-                select.select([daemon], [], [], _PATIENCE)
+                ended = select.poll()
+                ended.register(daemon, select.POLLIN)
+                ended.poll(_PATIENCE * 1000)
         finally:
             os.close(daemon)
 
     def _at(self, path: Path) -> LiveMount | None:
         mount = mountinfo.at(path)
-        here = [one for one in self.mounts() if mount and one.mountpoint == mount.mountpoint]
-        return here[-1] if here else None
+        found = [live for one, live in self._found() if mount and one.id == mount.id]
+        return found[0] if found else None
 
-    def _records(self, mounted: set[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+    def _found(self) -> list[tuple[mountinfo.Mount, LiveMount]]:
+        ours = [mount for mount in mountinfo.mounts() if mount.fstype in _OURS]
+        if not ours:
+            self._records(set())
+            return []
+        identities = mountinfo.identities()
+        records = self._records({identities.get(mount.id, "") for mount in ours})
+        return [(one, _joined(one, records.get(identities.get(one.id, "")))) for one in ours]
+
+    def _records(self, mounted: set[str]) -> dict[str, Record]:
         """Return the records of what is mounted; those of the dead that left no mount go."""
-        records: dict[tuple[str, str], Record] = {}
-        for path in sorted(self._directory.glob("*.json"), key=_age):
+        records: dict[str, Record] = {}
+        for path in sorted(self._files(), key=_age):
             record = _read(path)
             if record is None:
                 continue
-            key = record.mountpoint, record.device
+            key = record.mount
             if key not in mounted and not _is_alive(record):
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -146,6 +143,16 @@ class Registry:
             elif key not in records or _is_alive(record):
                 records[key] = record
         return records
+
+    def _files(self) -> list[Path]:
+        if self._directory is None:
+            return []
+        try:
+            names = os.listdir(self._directory)
+        except OSError as error:
+            _log.debug("%s", error)
+            return []
+        return [self._directory / name for name in names if name.endswith(".json")]
 
 
 def unmount(path: Path, *, lazy: bool = False) -> None:
@@ -158,7 +165,7 @@ def unmount(path: Path, *, lazy: bool = False) -> None:
     if not is_own(mount.owner):
         raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
     try:
-        fuse_mount.unmount(Path(mount.mountpoint), lazy)
+        fuse_mount.unmount(mount, lazy)
     except fuse_mount.MountBusyError as error:
         raise MountError(f"{error}; end that, or use --lazy") from error
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagefs.filesystem import FileSystem
-from imagefs.fuse.mount import MountOptions, check_device, check_helper
+from imagefs.fuse.mount import MountOptions, check_device, check_flags, check_helper
 from imagefs.host import daemon
+from imagefs.host.mount_point import MountPoint
 from imagefs.mounts.registry import Registry
 
 _log = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ class Serving:
     allow_other: bool = False
     foreground: bool = False
     log_level: int = logging.INFO
+    flags: tuple[str, ...] = ()
 
     @property
     def options(self) -> MountOptions:
         """The options that the driver takes."""
-        return MountOptions(source=self.source, allow_other=self.allow_other)
+        return MountOptions(self.source, self.allow_other, self.flags)
 
 
 def default_driver() -> str:
@@ -51,16 +53,15 @@ def check_host(serving: Serving) -> None:
     if serving.driver == "libfuse":
         from imagefs.fuse import libfuse  # noqa: PLC0415
 
+        check_flags(serving.options, "libfuse")
         libfuse.load()
 
 
-def serve(make: Callable[[], FileSystem], serving: Serving) -> int:
+def serve(make: Callable[[], FileSystem], point: MountPoint, serving: Serving) -> int:
     """Serve what `make` returns; in the foreground until it is unmounted, else from a daemon.
 
     Returns the pid of the process that serves. `make` is called in that process.
     """
-    # The daemon works in another directory, and fusermount3 refuses symbolic links.
-    place = Path(os.path.realpath(serving.mountpoint))
 
     def work(ready: Callable[[], None]) -> None:
         record: Path | None = None
@@ -68,14 +69,15 @@ def serve(make: Callable[[], FileSystem], serving: Serving) -> int:
         def mounted() -> None:
             nonlocal record
             try:
-                record = serving.registry.add(serving.source, place)
+                record = serving.registry.add(serving.source, point)
             except OSError as error:
                 # On a full disk, say; the kernel's own list of mounts still tells of it.
                 _log.warning("cannot leave a record of the mount: %s", error)
+            point.release()
             ready()
 
         try:
-            _driver(serving.driver)(make(), place, serving.options, mounted)
+            _driver(serving.driver)(make(), point, serving.options, mounted)
         finally:
             if record is not None:
                 with contextlib.suppress(OSError):
@@ -89,7 +91,7 @@ def serve(make: Callable[[], FileSystem], serving: Serving) -> int:
 
 def _driver(
     name: str,
-) -> Callable[[FileSystem, Path, MountOptions, Callable[[], None]], None]:
+) -> Callable[[FileSystem, MountPoint, MountOptions, Callable[[], None]], None]:
     if name == "libfuse":
         from imagefs.fuse import libfuse  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from imagefs.engine import fetch
 from imagefs.engine.addresses import Endpoint
 from imagefs.engine.api import Engine
-from imagefs.errors import EngineError, ImagefsError
+from imagefs.errors import EngineError, ImagefsError, shortage
 from imagefs.host import processes
 from imagefs.image.model import MAX_LAYER_BYTES, Image
 from imagefs.index import cache as index_cache
@@ -105,6 +105,11 @@ def main() -> None:
         ways.fetch(image_id)
     except ImagefsError as error:
         sys.exit(str(error))
+    except Exception as error:
+        words = shortage(error)
+        if words is None:
+            raise
+        sys.exit(words)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from imagefs.host.files import (
     is_locked,
     locked,
     take_lock,
+    user_path,
     write_synced,
 )
 from imagefs.image import config as image_config
@@ -58,9 +59,7 @@ def default_root() -> Path:
     """
     if given := os.environ.get("IMAGEFS_CACHE"):
         return Path(given).absolute()
-    import platformdirs  # noqa: PLC0415 - not needed where IMAGEFS_CACHE is set
-
-    return platformdirs.user_cache_path("imagefs").absolute()
+    return user_path("cache")
 
 
 class Store:

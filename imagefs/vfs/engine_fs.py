@@ -1,7 +1,7 @@
 """All images of an engine as one file system, each fetched when somebody first looks into it.
 
     <repository path>/<name>:<tag>     a symbolic link to the image, so that tags share one tree
-    by-id/<12 hex>/                    the image, as a mount of it alone would show it
+    by-id/<12 hex or more>/            the image, as a mount of it alone would show it
 
 Owns the directories above the images: which names there are, asked of the engine at most once a
 second and only while somebody looks, and which images have been loaded. What a look costs that
@@ -21,6 +21,7 @@ from typing import Protocol
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import ROOT_ID, Attr, Entry
 from imagefs.image.model import Image
+from imagefs.image.short_id import short_id, short_ids
 from imagefs.vfs import nodeid
 from imagefs.vfs.image_fs import NAME_MAX, ImageFs
 
@@ -194,7 +195,7 @@ class Catalog(ImageFs):
             try:
                 self.add_image(self._load(image.id), self._index_dir, node)
             except (ImagefsError, OSError) as error:
-                _log.error("cannot show image %s: %s", image.id[7:19], error)
+                _log.error("cannot show image %s: %s", short_id(image.id), error)
                 self._unload(image.id)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
             finally:
@@ -228,8 +229,11 @@ class Catalog(ImageFs):
         now = time.time_ns()
         wanted: dict[tuple[bytes, ...], dict[bytes, int]] = {(): {}, (BY_ID,): {}}
         links: list[tuple[tuple[bytes, ...], bytes, int]] = []
-        for image in names:
-            short = image.id.partition(":")[2][:12].encode()
+        listed = list(names)
+        shorts = short_ids(image.id for image in listed)
+        for image in listed:
+            node = self._image_node(image, shorts[image.id].encode())
+            short = self._images[node].name
             for name in image.names:
                 path = tuple(name.encode("utf-8", "surrogatepass").split(b"/", MAX_DEPTH))
                 if len(wanted) <= MAX_DIRECTORIES and _can_be_shown(path):
@@ -237,7 +241,7 @@ class Catalog(ImageFs):
                     links.append((path, target, image.created))
                     for depth in range(1, len(path)):
                         wanted.setdefault(path[:depth], {})
-            wanted[BY_ID,][short] = self._image_node(image)
+            wanted[BY_ID,][short] = node
         for path in sorted(wanted, key=len):
             node = self._directory_node(path)
             if path:
@@ -267,7 +271,7 @@ class Catalog(ImageFs):
                     self._tell_gone(node, name)
             elif self.made.get(node).fixed:
                 self._removed.add(node)
-                self._tell_gone(parent, entered.id.partition(":")[2][:12].encode())
+                self._tell_gone(parent, entered.name)
             else:
                 self._forget_unloaded(node, entered)
 
@@ -282,12 +286,13 @@ class Catalog(ImageFs):
             finally:
                 entered.lock.release()
 
-    def _image_node(self, image: Listed) -> int:
+    def _image_node(self, image: Listed, name: bytes) -> int:
+        """Return an image's directory; one that is there keeps the name that it was given."""
         node = self._by_id.get(image.id)
         if node is None:
             made = self.made.directory(self._directory_node((BY_ID,)), fixed=False)
             made.mtime, node = image.created, made.node
-            self._images[node] = _Entered(image.id)
+            self._images[node] = _Entered(image.id, name)
             self._by_id[image.id] = node
         return node
 
@@ -327,8 +332,9 @@ class Catalog(ImageFs):
 class _Entered:
     """An image's directory below by-id; `attempts` counts the loads that have ended."""
 
-    def __init__(self, image_id: str) -> None:
+    def __init__(self, image_id: str, name: bytes) -> None:
         self.id = image_id
+        self.name = name
         self.lock = threading.Lock()
         self.attempts = 0
 

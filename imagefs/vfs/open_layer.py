@@ -17,7 +17,6 @@ from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
 from imagefs.host.files import host_errors, open_blob
-from imagefs.host.lease import Lease
 from imagefs.image.model import Layer
 from imagefs.index import rows
 from imagefs.index.cache import blob_of, key_of
@@ -46,7 +45,6 @@ class OpenLayer:
         self._base = blob.offset
         self._length = blob.length
         self._watched = not layer.stored
-        self._lease: Lease | None = None
         self._maps = maps
         self._serial = next(_serials)
         with host_errors(blob.path):
@@ -83,28 +81,18 @@ class OpenLayer:
     def lend(self, row: Row, offset: int, size: int, take: Callable[[int, int, int], None]) -> bool:
         """Call `take` with the descriptor, offset and length of up to `size` bytes of a file.
 
-        Return False, and call nothing, where the bytes do not lie in one piece or might change.
+        Return False, and call nothing, where the bytes do not lie in one piece or might change: of
+        what is lent, nobody can tell afterwards whether it was the right bytes, so archives that
+        are read in place lend nothing.
         """
         size = min(size, row.size - offset)
         place = row.data + offset
-        if size <= 0 or row.flags & (rows.SPARSE | rows.FOREIGN) or place + size > self._length:
+        if self._watched or size <= 0 or row.flags & (rows.SPARSE | rows.FOREIGN):
             return False
-        if not self._watched:
-            take(self._fd, self._base + place, size)
-            return True
-        with self._leased().holding() as held:
-            if held:
-                take(self._fd, self._base + place, size)
-            return held
-
-    def _leased(self) -> Lease:
-        """Return the lease on the archive, which is no longer held if the archive has changed."""
-        if self._lease is None:
-            lease = Lease(self._fd)
-            if self._look() != self._stamp:
-                lease.give_back()
-            self._lease = lease
-        return self._lease
+        if place + size > self._length:
+            return False
+        take(self._fd, self._base + place, size)
+        return True
 
     def read_all(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the content at some places (offset and length), which lie near each other.

@@ -63,6 +63,13 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+def there(place: Path) -> mountinfo.Mount:
+    """The mount at a place."""
+    found = mountinfo.at(place)
+    assert found is not None
+    return found
+
+
 def as_nobody(*command: str) -> tuple[int, str]:
     """Run a command as an ordinary user; return its exit status and what it said."""
     result = subprocess.run(
@@ -112,9 +119,11 @@ def test_a_mount_that_nobody_was_told_of_is_taken_away(driver: str, place: Path)
     program = (
         "import pathlib, sys\n"
         "from imagefs.fuse import libfuse, server\n"
+        "from imagefs.host.mount_point import hold\n"
         "from tests.support.memfs import MemFs\n"
         f"serve = {'server' if driver == 'native' else 'libfuse'}.serve\n"
-        "serve(MemFs({}), pathlib.Path(sys.argv[1]), server.MountOptions(), lambda: 1 / 0)\n"
+        "point = hold(pathlib.Path(sys.argv[1]))\n"
+        "serve(MemFs({}), point, server.MountOptions(), lambda: 1 / 0)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program, place], cwd=ROOT, capture_output=True, check=False
@@ -138,8 +147,8 @@ def test_a_lazy_unmount_serves_those_inside_until_they_leave(driver: str, place:
     with served(driver, "conformance", place) as it:
         with (place / "big").open("rb", 0) as inside:
             with pytest.raises(MountBusyError):
-                unmount(place)
-            unmount(place, lazy=True)
+                unmount(there(place))
+            unmount(there(place), lazy=True)
             assert mountinfo.at(place) is None
             assert inside.read() == conformance.node_of("big").content
             assert it.process.poll() is None
@@ -155,7 +164,7 @@ def test_a_dead_mount_is_seen_and_cleared(driver: str, place: Path) -> None:
         with conformance.fails_with(errno.ENOTCONN):
             os.stat(place)
         assert mountinfo.at(place) is not None
-        unmount_for_good(place)
+        unmount_for_good(there(place))
         assert mountinfo.at(place) is None
 
 
@@ -219,9 +228,9 @@ def test_an_ordinary_users_busy_mount_ends(driver: str) -> None:
 @pytest.mark.parametrize(
     ("point", "complaint"),
     [
-        ("missing", "there is no such directory"),
-        ("file", "not a directory"),
-        ("file/below", "Not a directory"),
+        ("missing", "there is no such directory; make it first"),
+        ("file", "is not a directory"),
+        ("file/below", "is not a directory"),
     ],
 )
 def test_bad_mount_points(driver: str, point: str, complaint: str, tmp_path: Path) -> None:
@@ -233,7 +242,7 @@ def test_bad_mount_points(driver: str, point: str, complaint: str, tmp_path: Pat
         served(driver, "conformance", target),
     ):
         pass
-    assert str(caught.value) == f"MountError: {target}: cannot mount: {complaint}"
+    assert str(caught.value) == f"MountError: {target}: {complaint}"
     assert mountinfo.at(target) is None
 
 
@@ -286,10 +295,10 @@ def test_a_missing_device_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Without /dev/fuse, the message says where it comes from."""
     monkeypatch.setattr(mount, "DEVICE", tmp_path / "fuse")
     with pytest.raises(HostError, match="modprobe fuse"):
-        mount.check(tmp_path, MountOptions())
+        mount.check(MountOptions())
     (tmp_path / "fuse").touch()
     with pytest.raises(HostError, match="not a device"):
-        mount.check(tmp_path, MountOptions())
+        mount.check(MountOptions())
 
 
 def test_a_missing_fusermount_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +309,19 @@ def test_a_missing_fusermount_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_to_unmount(place: Path) -> None:
-    """Unmounting what is not mounted is a MountError."""
+    """Unmounting what is no longer mounted is a MountError, and takes nothing else away."""
+    with served("native", "conformance", place):
+        gone = there(place)
     with pytest.raises(MountError, match="nothing is mounted"):
-        unmount(place)
+        unmount(gone)
     with pytest.raises(MountError, match="nothing is mounted"):
-        unmount(place / "missing")
-    unmount_for_good(place)
+        unmount(gone._replace(mountpoint=str(place / "missing")))
+    with served("native", "conformance", place):
+        other = there(place)
+        with pytest.raises(MountError, match="nothing is mounted"):
+            unmount(other._replace(id=other.id + 1))
+        unmount_for_good(gone._replace(id=other.id + 1))
+        assert (place / "hello").read_text() == "hello\n"
 
 
 @EVERY_DRIVER

@@ -24,9 +24,10 @@ SAMPLE = (
 def test_fields_are_told_apart() -> None:
     """Optional fields vary in number, and blanks in names are escaped."""
     found = mountinfo.parse(SAMPLE)
-    assert found[0] == Mount("0:20", "/sys", "rw,nosuid,nodev,noexec,relatime", "sysfs", "sysfs")
+    options = "rw,nosuid,nodev,noexec,relatime"
+    assert found[0] == Mount(22, 28, "0:20", "/sys", options, "sysfs", "sysfs")
     assert found[2] == Mount(
-        "0:51", "/mnt/a b\t\\\n", "ro,nosuid,nodev", "fuse.imagefs", "app:v1 x", owner=0
+        90, 28, "0:51", "/mnt/a b\t\\\n", "ro,nosuid,nodev", "fuse.imagefs", "app:v1 x", owner=0
     )
     assert found[3].source == "one"
     assert len(found) == 6

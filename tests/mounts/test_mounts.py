@@ -18,6 +18,7 @@ import pytest
 
 from imagefs.errors import MountError
 from imagefs.host import daemon
+from imagefs.host.mount_point import hold
 from imagefs.mounts import registry as mount_registry
 from tests.support import users
 from tests.support.needs import need_fuse
@@ -107,6 +108,7 @@ def test_a_daemon_lets_go_of_what_it_came_from(user: User, archive: Path) -> Non
 FAILS_LATE = """
 import sys
 from imagefs.host import daemon
+from imagefs.host.mount_point import hold
 from imagefs.errors import HostError
 
 def work(ready):
@@ -318,7 +320,7 @@ def record(place: Path, pid: int) -> str:
         {
             "source": "app:v1",
             "mountpoint": str(place),
-            "device": "0:99",
+            "mount": "a boot/99",
             "pid": pid,
             "started": 1,
             "since": "2026-01-01T00:00:00+00:00",
@@ -348,8 +350,8 @@ def test_what_is_no_place_to_mount(tmp_path: Path, name: str) -> None:
     )
     words = {"missing": "no such", "full": "not empty", "mounted": "mounted here already"}
     with pytest.raises(MountError, match=words.get(name, "not a directory")):
-        mount_registry.check_mountpoint(place)
-    mount_registry.check_mountpoint((tmp_path / "full/inside").resolve())
+        hold(place)
+    hold((tmp_path / "full/inside").resolve()).release()
 
 
 def test_a_name_that_systemd_does_not_answer_at_is_no_failure(

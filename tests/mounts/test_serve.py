@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from imagefs.fuse.mount import unmount_for_good
 from imagefs.host import mountinfo
 from tests.support import needs
 from tests.support.engines import RunningEngine
 from tests.support.gated import SLOW
-from tests.support.mounted import imagefs, module_mounted
+from tests.support.mounted import clear, imagefs, module_mounted
 from tests.support.polling import soon
 
 SHOWN_WITHIN = 2.0
@@ -55,7 +54,7 @@ def served(engine: RunningEngine, tmp_path: Path) -> Iterator[Path]:
     try:
         yield mountpoint
     finally:
-        unmount_for_good(mountpoint)
+        clear(mountpoint)
 
 
 def cached_layers(tmp_path: Path) -> list[str]:
@@ -197,7 +196,7 @@ def test_podmans_images_are_served(podman_engine: RunningEngine, tmp_path: Path)
         image = mountpoint / "localhost/team/served:1"
         assert (image / "rootfs/etc/file").read_text() == "by podman"
     finally:
-        unmount_for_good(mountpoint)
+        clear(mountpoint)
 
 
 # With a catalog that a test holds up

@@ -1,7 +1,7 @@
 """A catalog of two images whose loading a test can hold up or make fail, mounted for real.
 
-Run as `python -m tests.gated FOLDER MOUNTPOINT`. An image is loaded when FOLDER/open exists; it
-fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts.
+Run as `python -m tests.support.gated FOLDER MOUNTPOINT`. An image is loaded when FOLDER/open
+exists; it fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts.
 """
 
 import os
@@ -13,6 +13,7 @@ from imagefs.engine.api import ListedImage
 from imagefs.errors import EngineError
 from imagefs.fuse import server
 from imagefs.fuse.mount import MountOptions
+from imagefs.host.mount_point import hold
 from imagefs.image.model import Image
 from imagefs.vfs.engine_fs import Catalog
 from tests.support.tars import image_of, layer
@@ -40,7 +41,7 @@ def main(folder: Path, mountpoint: Path) -> None:
     def ready() -> None:
         os.write(1, b"ready\n")
 
-    server.serve(catalog, mountpoint, MountOptions(), ready)
+    server.serve(catalog, hold(mountpoint), MountOptions(), ready)
 
 
 if __name__ == "__main__":

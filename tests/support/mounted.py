@@ -46,8 +46,9 @@ def mounted(source: str | Path, mountpoint: Path, *options: str, **env: str) -> 
 
 def clear(mountpoint: Path) -> None:
     """Take away the mount that is there, if there is one."""
-    if mountinfo.at(mountpoint) is not None:
-        unmount_for_good(mountpoint)
+    found = mountinfo.at(mountpoint)
+    if found is not None:
+        unmount_for_good(found)
 
 
 @contextlib.contextmanager

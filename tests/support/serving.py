@@ -19,6 +19,7 @@ from pathlib import Path
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions
+from imagefs.host.mount_point import hold
 from tests.support import conformance
 from tests.support.memfs import LiveFs, MemFs
 from tests.support.mounted import clear
@@ -138,7 +139,7 @@ def main(driver: str, tree: str, mountpoint: str, source: str, *allow_other: str
     serve = importlib.import_module(f"imagefs.fuse.{module}").serve
     options = MountOptions(source=source, allow_other=bool(allow_other))
     try:
-        serve(TREES[tree](), Path(mountpoint), options, lambda: os.write(1, b"ready\n"))
+        serve(TREES[tree](), hold(Path(mountpoint)), options, lambda: os.write(1, b"ready\n"))
     except ImagefsError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -92,6 +92,39 @@ def test_a_name_of_any_characters_can_be_shown(fs: Catalog, engine: Engine) -> N
     assert below(fs) == [b"by-id", b"good:1", b"odd\xed\xb0\x80:1"]
 
 
+ONE, OTHER = (f"sha256:{'abc' * 4}{digit * 52}" for digit in "12")
+
+
+@pytest.mark.parametrize("ids", [(ONE, OTHER), (OTHER, ONE)], ids=["in turn", "turned round"])
+def test_images_whose_ids_begin_alike_are_told_apart(
+    ids: tuple[str, str], engine: Engine, tmp_path: Path
+) -> None:
+    """Each tag shows its own image, whichever the engine lists first."""
+    contents = {}
+    for one in ids:
+        (tmp_path / one[-1]).mkdir()
+        contents[one] = image_of([layer({"f": one})], tmp_path / one[-1])
+    (tmp_path / "index").mkdir()
+    fs = Catalog(engine.names, contents.__getitem__, tmp_path / "index")
+    engine.images = {one: [f"app:{one[-1]}"] for one in ids}
+    assert below(fs, b"by-id") == sorted(one[7:20].encode() for one in ids)
+    for one in ids:
+        target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
+        assert target == b"by-id/" + one[7:20].encode()
+        file = node_of(fs, *target.split(b"/"), b"rootfs", b"f")
+        assert fs.read(file, 0, 100).decode() == one
+
+
+def test_a_directory_keeps_its_name(engine: Engine, fs: Catalog) -> None:
+    """An image that comes later and begins alike has the longer one; who is inside stays there."""
+    engine.images = {ONE: ["app:1"]}
+    assert below(fs, b"by-id") == [ONE[7:19].encode()]
+    engine.images = {OTHER: ["app:2"], ONE: ["app:1"]}
+    assert below(fs, b"by-id") == [ONE[7:19].encode(), OTHER[7:20].encode()]
+    assert fs.readlink(node_of(fs, b"app:1")) == b"by-id/" + ONE[7:19].encode()
+    assert fs.readlink(node_of(fs, b"app:2")) == b"by-id/" + OTHER[7:20].encode()
+
+
 @pytest.mark.parametrize("said", [None, 1_500_000_000], ids=["unsaid", "said"])
 def test_what_is_made_up_has_the_time_of_its_image(
     fs: Catalog, engine: Engine, said: int | None
