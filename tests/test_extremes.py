@@ -16,7 +16,7 @@ from tests.support.mounted import COMMAND, imagefs, mounted
 from tests.support.needs import need_fuse, need_tool
 from tests.support.serving import DRIVERS
 from tests.support.sparsetars import SPARSE_WRITERS
-from tests.support.tars import Dir, layer
+from tests.support.tars import Dir, Hard, layer
 
 GIB = 1 << 30
 TIB = 1 << 40
@@ -141,6 +141,33 @@ def test_a_tebibyte_takes_no_room_and_no_time(
             copy = tmp_path / "copy"
             subprocess.run(["cp", "--sparse=auto", hole, copy], check=True, timeout=30)
             assert (copy.stat().st_size, copy.stat().st_blocks) == (TIB, 0)
+
+
+# Few bits
+
+
+@pytest.fixture(scope="module")
+def lister(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of 32 bits that lists a tree."""
+    program = tmp_path_factory.mktemp("compat") / "list"
+    source = Path(__file__).with_name("compat32.c")
+    words = [need_tool("gcc", "gcc-multilib"), "-m32", "-o", program, source]
+    built = subprocess.run(list(map(str, words)), capture_output=True, check=False)
+    if built.returncode or subprocess.run([program, "/dev/fd"], check=False).returncode < 0:
+        pytest.skip("programs of 32 bits cannot be built or run (apt install gcc-multilib)")
+    return program
+
+
+def test_programs_of_32_bits_see_everything(driver: str, lister: Path, tmp_path: Path) -> None:
+    """Directories and files of all views have inode numbers that 32 bits hold, dot and dots too."""
+    top = layer({"d/e/g": "2", "d/.wh.x": "", "c": Hard("a"), ".wh.b": ""})
+    archive = archive_of(tmp_path, layer({"a": "1", "b": Hard("a"), "d/e/f": "", "d/x": ""}), top)
+    with mounted(archive, tmp_path / "mnt", f"--driver={driver}") as place:
+        lines = [line.split(" ", 2) for line in output(lister, place).splitlines()]
+        seen = {path: (int(listed), int(said)) for listed, said, path in lines}
+        assert set(seen) == set(output("find", place, "-mindepth", "1").split())
+        assert all(seen[path] == (os.lstat(path).st_ino,) * 2 for path in seen)
+        assert seen[f"{place}/rootfs/a"] == seen[f"{place}/rootfs/c"]
 
 
 # Many of everything

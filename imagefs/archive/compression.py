@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
+from imagefs.archive import windows
 from imagefs.errors import CorruptArchive
 
 Read = Callable[[int], bytes]
@@ -27,7 +28,6 @@ _GZIP_FIXED, _GZIP_FLAGS = 10, 3
 _GZIP_HEADER = 128 << 10
 """isal takes a gzip header for something else if it comes in two parts and has a checksum, or
 more than one optional field. This is more than a header can have, but for absurd names."""
-_XZ_MEMORY = 1 << 30
 _ZSTD_WINDOW_LOG = 27
 """What `zstd -d` allows by itself: a decompressor takes this much memory, 128 MiB."""
 _EMPTY_ZSTD_FRAMES = re.compile(
@@ -87,25 +87,48 @@ def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
     produced = 0
     data = b""
     while data := data or read(_INPUT):
-        current = make()
-        if kind is Compression.GZIP:
-            data = _with_whole_header(data, read)
-        while not current.eof:
-            if current.needs_input and not data:
-                data = read(_INPUT)
-                if not data:
-                    raise CorruptArchive(f"its {kind.value} stream is cut short")
-            try:
-                piece = current.decompress(data, _OUTPUT)
-            except failure as error:
-                raise _damaged(kind, error) from error
-            data = b""
-            produced += len(piece)
-            if produced > max_bytes:
-                raise TooLargeError(max_bytes)
-            if piece:
+        data = _with_whole_header(data, read, kind)
+        need = _need(kind, data)
+        with windows.ALL.held(need, f"its {kind.value} stream"):
+            current = make(need)
+            for piece in _pieces(current, data, read, failure, kind):
+                produced += len(piece)
+                if produced > max_bytes:
+                    raise TooLargeError(max_bytes)
                 yield piece
-        data = _behind_stream(current.unused_data, read, kind)
+            data = current.unused_data
+            del current
+        data = _behind_stream(data, read, kind)
+
+
+def _need(kind: Compression, head: bytes) -> int:
+    """Return how much memory a stream takes that begins so."""
+    need = windows.NEEDS[kind.value](head) if kind.value in windows.NEEDS else 0
+    if kind is Compression.ZSTD and need > windows.of_window(1 << _ZSTD_WINDOW_LOG):
+        raise _too_wide()
+    return need
+
+
+def _pieces(
+    current: "_Decompressor",
+    data: bytes,
+    read: Read,
+    failure: type[Exception],
+    kind: Compression,
+) -> Iterator[bytes]:
+    """Yield the content of one stream that begins with `data`."""
+    while not current.eof:
+        if current.needs_input and not data:
+            data = read(_INPUT)
+            if not data:
+                raise CorruptArchive(f"its {kind.value} stream is cut short")
+        try:
+            piece = current.decompress(data, _OUTPUT)
+        except failure as error:
+            raise _damaged(kind, error) from error
+        data = b""
+        if piece:
+            yield piece
 
 
 class _Decompressor(Protocol):
@@ -123,34 +146,40 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def _decompressor(kind: Compression) -> tuple[Callable[[], _Decompressor], type[Exception]]:
-    """Return how to make a decompressor, and what it raises when the data is bad."""
+def _decompressor(kind: Compression) -> tuple[Callable[[int], _Decompressor], type[Exception]]:
+    """Return how to make a decompressor that may take so much, and what it raises at bad data."""
     if kind is Compression.GZIP:
         from isal import igzip_lib  # noqa: PLC0415
 
         # The stubs that come with isal take the class for an instance.
         failure: Any = igzip_lib.IsalError
-        return lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), failure
+        return lambda _: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), failure
     if kind is Compression.ZSTD:
         zstd = _zstd()
         options = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
-        return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
+        return lambda _: zstd.ZstdDecompressor(options=options), zstd.ZstdError
     if kind is Compression.XZ:
         import lzma  # noqa: PLC0415
 
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY), lzma.LZMAError
+        return lambda need: lzma.LZMADecompressor(lzma.FORMAT_XZ, need), lzma.LZMAError
     import bz2  # noqa: PLC0415
 
-    return bz2.BZ2Decompressor, OSError
+    return lambda _: bz2.BZ2Decompressor(), OSError
 
 
 def _damaged(kind: Compression, error: Exception) -> CorruptArchive:
     if kind is Compression.ZSTD and "too much memory" in str(error):
-        return CorruptArchive(
-            f"its zstd stream needs a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB;"
-            " pack it with --long=27 or less"
-        )
+        return _too_wide()
+    if kind is Compression.XZ and "Memory usage limit" in str(error):
+        return CorruptArchive("a block of its xz stream needs more memory than the first one")
     return CorruptArchive(f"its {kind.value} stream is damaged: {error}")
+
+
+def _too_wide() -> CorruptArchive:
+    return CorruptArchive(
+        f"its zstd stream needs a window of more than {1 << (_ZSTD_WINDOW_LOG - 20)} MiB;"
+        " pack it with --long=27 or less"
+    )
 
 
 def _zstd() -> Any:
@@ -161,11 +190,12 @@ def _zstd() -> Any:
     return zstd
 
 
-def _with_whole_header(data: bytes, read: Read) -> bytes:
-    """Return the beginning of a gzip member with what follows it, its header in one piece."""
-    while len(data) < _GZIP_FIXED and (more := read(_INPUT)):
+def _with_whole_header(data: bytes, read: Read, kind: Compression) -> bytes:
+    """Return the beginning of a stream with what follows it, its header in one piece."""
+    enough = windows.HEAD if kind.value in windows.NEEDS else _GZIP_FIXED
+    while len(data) < enough and (more := read(_INPUT)):
         data += more
-    if data[_GZIP_FLAGS : _GZIP_FLAGS + 1].strip(b"\0"):
+    if kind is Compression.GZIP and data[_GZIP_FLAGS : _GZIP_FLAGS + 1].strip(b"\0"):
         gathered = bytearray(data)
         while len(gathered) < _GZIP_HEADER and (more := read(_INPUT)):
             gathered += more

@@ -4,7 +4,6 @@ Owns the order in which formats are tried, and the line between an archive of im
 root of one. Any thread may call it.
 """
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -14,6 +13,7 @@ from imagefs.archive import docker_oci, docker_v1, members, oci, producer, rootf
 from imagefs.archive.members import Files, TarFiles
 from imagefs.archive.model import Packed, Piece
 from imagefs.errors import CorruptArchive
+from imagefs.image import safe_json
 from imagefs.tar.scan import scan
 
 _MANIFEST = "manifest.json"
@@ -156,7 +156,10 @@ def _describes(files: Files, name: str, piece: Piece) -> bool:
     """Tell whether a file that may be anybody's is about images."""
     if piece.damage or piece.blob.length > members.MAX_JSON:
         return False
-    return _DESCRIBES[name](members.content(files, name, piece))
+    try:
+        return _DESCRIBES[name](members.content(files, name, piece))
+    except safe_json.TooMuchJsonError as error:
+        raise CorruptArchive(f"{files.place}: {name}: {error}") from error
 
 
 def _manifest_describes(written: bytes) -> bool:
@@ -176,8 +179,10 @@ def _index_describes(written: bytes) -> bool:
 
 def _parsed(written: bytes) -> Any:
     try:
-        return json.loads(written)
-    except (ValueError, RecursionError):
+        return safe_json.loads(written)
+    except safe_json.TooMuchJsonError:
+        raise
+    except safe_json.BadJsonError:
         return None
 
 

@@ -6,7 +6,6 @@ there symbolic links that lead out of it are refused. Knows no format. Any threa
 """
 
 import errno
-import json
 import os
 import posixpath
 import re
@@ -19,6 +18,7 @@ from imagefs.archive import beneath
 from imagefs.archive.model import Piece
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import identity_of, open_blob
+from imagefs.image import safe_json
 from imagefs.image.model import Blob
 from imagefs.tar.header import BLOCK, DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
 from imagefs.tar.scan import Member, scan
@@ -100,8 +100,8 @@ def content(files: Files, name: str, piece: Piece) -> bytes:
 def parse(files: Files, name: str, data: bytes) -> Any:
     """Return what a file's JSON says, or raise CorruptArchive."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return safe_json.loads(data)
+    except safe_json.BadJsonError as error:
         raise CorruptArchive(f"{files.place}: {shown(name)} is not JSON: {error}") from error
 
 

@@ -4,12 +4,12 @@ Frozen values; nothing here opens a file. A layer that is packed may be compress
 missing; `uncompress.py` makes `image.Layer`s of them.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
+from imagefs.image import safe_json
 from imagefs.image.model import MAX_LAYER_BYTES, Blob, Layer
 from imagefs.progress import Progress
 from imagefs.store.store import Store
@@ -128,8 +128,8 @@ def usable_names(names: Iterable[str]) -> tuple[str, ...]:
 def labels_of(config: bytes) -> dict[str, str]:
     """Return the labels that an image's configuration holds."""
     try:
-        said = json.loads(config or b"{}")
-    except (ValueError, RecursionError):
+        said = safe_json.loads(config or b"{}")
+    except safe_json.BadJsonError:
         return {}
     inner = said.get("config") if isinstance(said, dict) else None
     labels = inner.get("Labels") if isinstance(inner, dict) else None

@@ -4,11 +4,11 @@ The docker-archive has many writers, whose choice of file names gives them away.
 archive's files, returns a name. Any thread may call it.
 """
 
-import json
 import re
 from typing import Any
 
 from imagefs.archive.members import Files
+from imagefs.image import safe_json
 
 FLAT = "root file system (docker export)"
 LEGACY = "docker save (Docker before 1.10)"
@@ -22,7 +22,7 @@ _BLOB_WITH_EXTENSION = re.compile(r"blobs/sha256/[0-9a-f]{64}\..*")
 
 def of_docker_archive(files: Files, manifest: bytes) -> str:
     """Return the name of the tool that writes a docker-archive in this way."""
-    entry = json.loads(manifest)[0]
+    entry = safe_json.loads(manifest)[0]
     config: str = entry["Config"]
     layers: list[str] = entry.get("Layers") or []
     names = frozenset(files.names())

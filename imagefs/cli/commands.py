@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import MountError, UsageError
+from imagefs.errors import HostError, ImagefsError, MountError, UsageError
 from imagefs.host.files import NoHomeError
 from imagefs.host.mount_point import MountPoint, hold
 from imagefs.image import reference
@@ -152,14 +152,23 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     server.serve(make, point, serving)
 
 
-def fetch(asked: Asked) -> None:
-    """Fetch an image into the store, and index it."""
+def fetch(images: Sequence[Asked]) -> None:
+    """Fetch images into the store, and index them; go on after a failure, and fail in the end."""
     from imagefs.index import cache as index_cache  # noqa: PLC0415
 
     store = Store()
-    with reporter(quiet=asked.quiet) as progress:
-        image = opening.open_image(asked.request, store, progress)
-        index_cache.ensure(image.layers, store.index_dir)
+    failures = []
+    for asked in images:
+        try:
+            with reporter(quiet=asked.quiet) as progress:
+                image = opening.open_image(asked.request, store, progress)
+                index_cache.ensure(image.layers, store.index_dir)
+        except ImagefsError as error:
+            if len(images) == 1:
+                raise
+            failures.append(f"{asked.request.text}: {error}")
+    if failures:
+        raise HostError("; ".join(failures))
 
 
 def unmount(mountpoints: Sequence[Path], *, lazy: bool) -> None:
@@ -205,13 +214,14 @@ def list_layers(asked: Asked, *, as_json: bool) -> None:
     from imagefs.index import cache as index_cache  # noqa: PLC0415
     from imagefs.text import size_text  # noqa: PLC0415
     from imagefs.vfs import layers_txt  # noqa: PLC0415
+    from imagefs.vfs.links import links_of  # noqa: PLC0415
 
     store = Store()
     with reporter(quiet=asked.quiet) as progress:
         image = opening.open_image(asked.request, store, progress)
         index_cache.ensure(image.layers, store.index_dir)
     indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
-    found = layers_txt.summaries(image, indexes)
+    found = layers_txt.summaries(image, links_of(indexes))
     if as_json:
         output.show_json([one._asdict() for one in found])
         return

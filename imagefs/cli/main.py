@@ -294,8 +294,7 @@ def fetch(images: tuple[str, ...], **options: Any) -> None:
     """Fetch images into the cache, to mount them quickly later."""
     from imagefs.cli import commands  # noqa: PLC0415
 
-    for image in images:
-        commands.fetch(commands.source_of(image, options))
+    commands.fetch([commands.source_of(image, options) for image in images])
 
 
 @cli.group()

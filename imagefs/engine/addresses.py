@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 PODMAN_SOCKET = "/run/podman/podman.sock"
+_PORT = 2375
+"""Where docker looks for an engine, with TLS or without, if nobody says the port."""
+_HOST = re.compile(r"[\w.:%-]+")
 _TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
@@ -118,17 +121,29 @@ def _endpoint(host: str, tls: Tls | None) -> Endpoint:
         return Endpoint(f"unix://{host}")
     if scheme == "unix" and rest.startswith("/"):
         return Endpoint(host)
-    if scheme in {"tcp", "http", "https"} and _names_a_host(host):
-        default = ":2376" if tls or scheme == "https" else ":2375"
-        port = "" if re.search(r":[0-9]+/?$", rest) else default
+    if not separator:
+        scheme, rest = "tcp", host
+    if scheme in {"tcp", "http", "https"} and (address := _tcp_address(rest)):
         if scheme == "https" and tls is None:
             tls = Tls(_home() / ".docker", verify=True)
-        return Endpoint(f"tcp://{rest.rstrip('/')}{port}", tls)
+        return Endpoint(f"tcp://{address}", tls)
     if scheme == "ssh" and _names_a_host(host):
         return Endpoint(host)
     raise UsageError(
         f"{host!r} is no engine address: unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST"
     )
+
+
+def _tcp_address(said: str) -> str | None:
+    """Return `HOST:PORT[/PREFIX]`, with what is left out as docker has it; None if it is none."""
+    try:
+        parts = urlsplit(f"//{said}")
+        host, port = parts.hostname or "localhost", parts.port or _PORT
+    except ValueError:
+        return None
+    if "@" in parts.netloc or not _HOST.fullmatch(host):
+        return None
+    return f"{f'[{host}]' if ':' in host else host}:{port}{parts.path.rstrip('/')}"
 
 
 def _names_a_host(host: str) -> bool:
@@ -147,9 +162,9 @@ def _names_a_host(host: str) -> bool:
 
 def _environment_tls(environ: Mapping[str, str]) -> Tls | None:
     verify = bool(environ.get("DOCKER_TLS_VERIFY"))
-    directory = environ.get("DOCKER_CERT_PATH")
-    if not directory and not verify:
+    if not verify and not environ.get("DOCKER_TLS"):
         return None
+    directory = environ.get("DOCKER_CERT_PATH")
     return Tls(Path(directory or _home() / ".docker").absolute(), verify)
 
 
@@ -191,7 +206,7 @@ def _known_socket(environ: Mapping[str, str]) -> Endpoint:
     """
     candidates = [DOCKER_SOCKET, PODMAN_SOCKET]
     if runtime := environ.get("XDG_RUNTIME_DIR"):
-        candidates.insert(1, f"{runtime}/podman/podman.sock")
+        candidates[1:1] = f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock"
     existing = [path for path in candidates if _is_socket(path)]
     usable = [path for path in existing if os.access(path, os.R_OK | os.W_OK)]
     for path in usable or existing:

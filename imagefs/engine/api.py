@@ -145,9 +145,9 @@ class Engine:
         """Open the export of an image: a `docker save` archive in chunks of up to CHUNK bytes.
 
         An engine may be silent for a minute before the first byte, while it makes the archive;
-        so nothing bounds that wait, as long as it answers other questions meanwhile. An iteration
-        that ends says only that the engine had no more to send: whether the archive is whole is
-        for its reader to find out.
+        and may pause later; so nothing bounds a wait, as long as it answers other questions
+        meanwhile. An iteration that ends says only that the engine had no more to send: whether
+        the archive is whole is for its reader to find out.
         """
         path = f"/images/{quote(image_id, safe=':')}/get"
         if platform is not None and self.version() >= EXPORT_PLATFORM_SINCE:
@@ -195,7 +195,12 @@ class Engine:
     @contextmanager
     def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
         with self._request(self._versioned(path), what, None) as response:
-            yield self._chunks(response, what, CHUNK)
+            yield self._guarded(self._chunks(response, what, CHUNK))
+
+    def _guarded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass chunks on; each may take its time, unless the engine turns out to be stuck."""
+        while (chunk := self._awaited(_begun(lambda: next(chunks, None)))) is not None:
+            yield chunk
 
     @contextmanager
     def _request(
@@ -229,7 +234,7 @@ class Engine:
                     raise self._refusal(response, what)
                 yield response
 
-    def _awaited(self, answers: "SimpleQueue[Callable[[], requests.Response]]") -> Any:
+    def _awaited(self, answers: SimpleQueue[Callable[[], _Answer]]) -> _Answer:
         """Return an answer that may take its time, unless the engine turns out to be stuck."""
         while True:
             try:

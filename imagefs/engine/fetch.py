@@ -16,6 +16,7 @@ from imagefs.errors import EngineUnreachable
 from imagefs.host.files import host_errors
 from imagefs.image import reference
 from imagefs.image.model import MAX_LAYER_BYTES, Image, Layer
+from imagefs.image.short_id import short_id
 from imagefs.progress import Progress
 from imagefs.store.store import Store
 
@@ -92,7 +93,7 @@ def _id_key(engine_id: str, platform: str | None) -> str:
 
 def _fetch_once(found: EngineImage, source: Source) -> Image:
     def waiting() -> None:
-        source.progress.note(f"another process is fetching {found.id[7:19]}; waiting for it")
+        source.progress.note(f"another process is fetching {short_id(found.id)}; waiting for it")
 
     with source.store.lock(f"fetch {found.id}", waiting):
         image = cached(found.id, source.store, source.platform)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from imagefs.fuse import abi
+from imagefs.fuse.signals import Stop
 
 GO_ON = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
 """ENOENT: the request was taken back before it was read, or its asker has gone before the reply."""
@@ -33,28 +34,18 @@ class Requests:
     `prepare` does a little of what may be asked for next, and tells whether there was any.
     """
 
-    def __init__(self, device: int, prepare: Callable[[], bool]) -> None:
+    def __init__(self, device: int, stop: Stop, prepare: Callable[[], bool]) -> None:
+        os.set_blocking(device, False)
         self._device = device
+        self._stop = stop
         self._prepare = prepare
         self._sleep = select.poll()
         self._sleep.register(device, select.POLLIN)
+        self._sleep.register(stop.fd, select.POLLIN)
         self._crowded_until = 0
         self._taken: bytes | None = None
         # Where there is one processor only, who looks keeps the asker from asking.
         self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
-
-    def first(self) -> bytes:
-        """Wait for a request; OSError ENODEV where the mount has gone."""
-        while True:
-            try:
-                return os.read(self._device, _BUFFER)
-            except OSError as error:
-                if error.errno not in GO_ON:
-                    raise
-
-    def watch(self) -> None:
-        """Have `next` look instead of wait, from now on."""
-        os.set_blocking(self._device, False)
 
     def waiting(self) -> bool:
         """Tell whether there is a request, which `next` will return."""
@@ -70,13 +61,13 @@ class Requests:
             return None  # what is wrong, `next` finds as well
 
     def next(self) -> bytes | None:
-        """Return the next request, or None when there is no mount any more."""
+        """Return the next request, or None when there is no mount any more or it is to end."""
         if self._taken is not None:
             taken, self._taken = self._taken, None
             return taken
         read, device = os.read, self._device
         since = 0
-        while True:
+        while not self._stop.asked:
             try:
                 return read(device, _BUFFER)
             except BlockingIOError:
@@ -86,6 +77,7 @@ class Requests:
                     return None
                 if error.errno not in GO_ON:
                     raise
+        return None
 
     def _wait(self, since: int) -> int:
         """Wait a moment, or until there is a request; return since when there is none, or 0."""

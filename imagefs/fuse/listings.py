@@ -181,7 +181,8 @@ class Listings:
         entries = None if anew else self._long.get(node)
         if entries is None:
             entries = self._fs.listdir(node)
-            if len(entries) > PART - 2:
+            # Not by its length, which some find out only at the end.
+            if entries[PART - 2 : PART - 1]:
                 with self._lock:
                     self._long[node] = entries
                     while len(self._long) > _MOST_LONG:

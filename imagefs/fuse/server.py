@@ -21,7 +21,7 @@ from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_
 from imagefs.fuse.prefetch import Pusher
 from imagefs.fuse.replies import LARGEST_READ, Reply
 from imagefs.fuse.session import Session
-from imagefs.fuse.signals import Undertaker
+from imagefs.fuse.signals import Stop, Undertaker
 from imagefs.fuse.splice import Splicer
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
@@ -56,13 +56,16 @@ class _Server:
         self._ready = ready
         self._identity: str | None = None
 
-    def serve(self) -> None:
-        """Mount and answer until there is no mount any more."""
+    def serve(self, stop: Stop) -> None:
+        """Mount and answer until there is no mount any more, or it is to end."""
         device, mounted = mount(self._point, self._options)
         try:
             self._identity = mountinfo.identities().get(mounted.id)
-            requests = Requests(device, self._session.prepare)
-            _agree(requests, device, self._session)
+            requests = Requests(device, stop, self._session.prepare)
+            if not _agree(requests, device, self._session):
+                if stop.asked:
+                    return
+                raise HostError("the mount was taken away before it was ready")
             read_far_ahead(mounted.device, LARGEST_READ)
             if not self._session.all_stable:
                 self._fs.watch(Notices(device).gone)
@@ -77,6 +80,8 @@ class _Server:
 
     def unmount(self) -> None:
         """Take away our own mount, wherever it is now, and none that has come in its place."""
+        if self._identity is None:
+            return
         identities = mountinfo.identities()
         for one in mountinfo.mounts():
             if identities.get(one.id) == self._identity:
@@ -84,12 +89,15 @@ class _Server:
                 return
 
 
-def _agree(requests: Requests, device: int, session: Session) -> None:
-    """Answer INIT, which a kernel with a later major version sends twice."""
+def _agree(requests: Requests, device: int, session: Session) -> bool:
+    """Answer INIT, which a kernel with a later major version sends twice; False where all ends."""
     for _ in range(2):
-        _send(device, session.handle(requests.first()))
+        request = requests.next()
+        if request is None:
+            return False
+        _send(device, session.handle(request))
         if session.minor is not None:
-            return
+            return True
     raise HostError("the kernel's FUSE is too old: it takes Linux 5.4 or later")
 
 
@@ -105,7 +113,6 @@ def _answer(requests: Requests, device: int, session: Session, fs: FileSystem) -
         return request is not None
 
     all_stable = session.all_stable
-    requests.watch()
     session.on_read = Pusher(device, fs, requests.waiting, answer_one).was_read
     while request := next_one():
         if all_stable or not takes(request):

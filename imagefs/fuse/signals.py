@@ -1,26 +1,40 @@
 """Signals that end a mount, turned into an unmount and the end of the serving loop.
 
-The loop blocks in read(2) on the device and must go on answering while the unmount runs, since
-unmounting may ask it something. So the unmount has a thread of its own, which a signal wakes
-through a pipe. Once the mount is gone the loop's read fails with ENODEV and it ends by itself; it
-does not when the mount was busy, or lives on in another mount namespace, and is then brought out
-of its read by an exception from the signal's handler.
+The loop must go on answering while the unmount runs, since unmounting may ask it something. So the
+unmount has a thread of its own, which a signal wakes through a pipe. Once the mount is gone, the
+device says ENODEV and the loop ends by itself; it does not when the mount was busy, or lives on in
+another mount namespace, and is then told by a second pipe, which it polls beside the device.
+Nothing is ever raised out of a signal's handler.
 """
 
 import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PATIENCE = 0.02  # seconds between reminders: a signal just before the read goes unnoticed
+_PATIENCE = 0.02
+"""Seconds for which a loop whose mount has gone may leave by itself: most often it does."""
 
 
-class _Leave(BaseException):  # no Exception: requests raise those
-    """Brings the loop out of its read."""
+class Stop:
+    """What tells a loop to end: `asked` is set, and `fd` can be read from then on."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.fd, self._wake = os.pipe2(os.O_CLOEXEC)
+
+    def ask(self) -> None:
+        """Have the loop end; for any thread."""
+        self.asked = True
+        os.write(self._wake, b"x")
+
+    def close(self) -> None:
+        """Give the pipe back, once nobody polls it any more."""
+        os.close(self.fd)
+        os.close(self._wake)
 
 
 class Undertaker:
@@ -31,29 +45,26 @@ class Undertaker:
 
     def __init__(self, unmount: Callable[[], None]) -> None:
         self._unmount = unmount
-        self._unmounted = False
-        self._leaving = False  # no Event, whose lock a handler could find taken
+        self._left = threading.Event()
 
-    def run(self, loop: Callable[[], None]) -> None:
+    def run(self, loop: Callable[[Stop], None]) -> None:
         """Return when the loop has ended, or after a signal when the mount is gone."""
-        if threading.current_thread() is not threading.main_thread():
-            loop()
-            return
-        with self._watching():
-            try:
+        with contextlib.closing(Stop()) as stop:
+            if threading.current_thread() is not threading.main_thread():
+                loop(stop)
+                return
+            with self._watching(stop):
                 try:
-                    loop()
+                    loop(stop)
                 finally:
-                    self._leaving = True
-            except _Leave:
-                pass
+                    self._left.set()
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _watching(self, stop: Stop) -> Iterator[None]:
         woken, wake = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(wake, False)
-        watcher = threading.Thread(target=self._watch, args=(woken,), daemon=True)
-        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        watcher = threading.Thread(target=self._watch, args=(woken, stop), daemon=True)
+        handlers = {number: signal.signal(number, _note) for number in _SIGNALS}
         wakeup = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         watcher.start()
         try:
@@ -66,20 +77,16 @@ class Undertaker:
             watcher.join()
             os.close(woken)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._unmounted and not self._leaving:
-            self._leaving = True
-            raise _Leave
-
-    def _watch(self, woken: int) -> None:
+    def _watch(self, woken: int, stop: Stop) -> None:
         numbers = set(map(int, _SIGNALS))
         while (received := os.read(woken, 64)) and not numbers.intersection(received):
             pass
-        if not received or self._leaving:
+        if not received or self._left.is_set():
             return
         self._unmount()
-        self._unmounted = True
-        time.sleep(_PATIENCE)  # most often the loop leaves by itself
-        while not self._leaving:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-            time.sleep(_PATIENCE)
+        if not self._left.wait(_PATIENCE):
+            stop.ask()
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: that there is a handler has the signal's number written to the pipe."""

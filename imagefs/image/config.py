@@ -3,7 +3,6 @@
 Pure: bytes in, values out. Any thread may call it.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from typing import Any
 
 from imagefs.errors import CorruptArchive
 from imagefs.image import platform as image_platform
+from imagefs.image import safe_json
 
 DIGESTS = {"sha256": 64, "sha512": 128}
 """The algorithms that OCI registers (image-spec, descriptor.md), and how many hex digits they give;
@@ -87,8 +87,8 @@ def check_digest(digest: Any, what: str) -> None:
 
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        config = safe_json.loads(content)
+    except safe_json.BadJsonError as error:
         raise CorruptArchive(f"the image configuration is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CorruptArchive("the image configuration is not a JSON object")

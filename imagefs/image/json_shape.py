@@ -3,17 +3,17 @@
 Pure. Any thread may call it.
 """
 
-import json
 from typing import Any
 
+from imagefs.image import safe_json
 from imagefs.text import one_line
 
 
 def error_message(body: bytes) -> str | None:
     """Return the message of an engine's error object, or None if this is none."""
     try:
-        error = json.loads(body)
-    except (ValueError, RecursionError):
+        error = safe_json.loads(body)
+    except safe_json.BadJsonError:
         return None
     message = error.get("message") if isinstance(error, dict) else None
     return one_line(message) if isinstance(message, str) and message.strip() else None

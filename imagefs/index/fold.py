@@ -10,7 +10,6 @@ some 250 beside its name, its target and its attributes, and what a few bytes of
 up (implied directories, attributes, links through links) has a limit of its own.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from itertools import islice
 
@@ -34,11 +33,14 @@ MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
-MAX_FOLLOWED = 20_000_000
-"""Most path components that symbolic links may add to the paths of one layer."""
+MAX_FOLLOWED = 4_000_000
+"""Most steps through links and deep directories that the paths of one layer may take."""
 
+_DEEP = 64
+"""From which component on the steps of a path are counted: honest trees hardly go so deep."""
 _MAX_LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
+_MAX_ALTERNATIVES = 256
 _MAX_KNOWN = 1 << 17
 _MAX_KNOWN_LENGTH = 512
 
@@ -57,7 +59,6 @@ class Fold:
         self._members = Packed(start)
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
-        self._last = b""
         self._settled: dict[bytes, bytes] = {}
         self._unsettled_links = False
         self._directories = {b"": _ROOT}
@@ -70,7 +71,6 @@ class Fold:
         known, settled, numbers = self._directories, self._settled, self._members.numbers
         append, pack, start = self._waiting.append, RECORD.pack, self._members.start
         left = iter(members)
-        name = b""
         for member in islice(left, MAX_MEMBERS):
             # fmt: off
             (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
@@ -102,7 +102,6 @@ class Fold:
                 append(key + pack(offset - start, owner, mtime, size))
             else:
                 self._put(key, member)
-        self._last = name
         if next(left, None) is not None:
             raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
 
@@ -121,46 +120,58 @@ class Fold:
         del settled
         entries.sort()
         entries = layer_records.latest(entries)
-        return Folded(self._members, self._root, entries, self._numbers, self._last)
+        return Folded(self._members, self._root, entries, self._numbers)
 
     def _bind_pending(self) -> None:
-        settled, unbound = self._settled, self._members.unbound
-        after: dict[bytes, list[bytes]] = defaultdict(list)
-        ready = []
-        for key in self._pending:
-            path = unbound(settled[key])
-            if path is None:
-                continue
-            target = self._find(path)
-            there = settled.get(target or b"")
-            if target is None or there is None or is_directory(there):
-                continue
-            if unbound(there) is not None:
-                after[target].append(key)
-            elif self._members.symlink(there) is not None:
-                # Bound now, it might be a parent in the paths of those that are still to find.
-                ready.append((key, target))
-            else:
-                self._bind([(key, target)], after)
-        self._bind(ready, after)
-        # What is left goes to lower layers; who links to such a link goes there with it.
-        ready = []
-        for key in self._pending:
-            path = unbound(settled[key]) if key in after else None
-            if path is not None:
-                target = self._find(path)
-                there = settled.get(target or b"")
-                if there is None or is_directory(there):
-                    ready += [(link, key) for link in after.pop(key)]
-        self._bind(ready, after)
+        """Settle where links lead whose targets were not there when they came.
 
-    def _bind(self, ready: list[tuple[bytes, bytes]], after: dict[bytes, list[bytes]]) -> None:
-        """Bind waiting links to their targets, and those that wait for these in turn."""
-        while ready:
-            key, target = ready.pop()
-            if self._members.unbound(self._settled[key]) is not None:
-                self._settled[key] = self._share(target)
-                ready += [(link, target) for link in after.pop(key, ())]
+        A lower layer's file counts first, as it was there already; then what this layer has in the
+        end. That may be another such link, which leads on in the same way.
+        """
+        settled, unbound = self._settled, self._members.unbound
+        ends: dict[bytes, tuple[bytes, bytes | None]] = {}
+        for key in self._pending:
+            trail: list[tuple[bytes, bytes]] = []
+            there: bytes | None = key
+            while there and there not in ends:
+                path = unbound(settled.get(there))
+                if path is None:
+                    break
+                ends[there] = (path, None)
+                trail.append((there, path))
+                there = self._find(path)
+            if len(trail) == 1 and (there is None or there not in settled):
+                # The layer has nothing there: nearly all are such, and there may be very many.
+                del ends[key]
+            else:
+                self._unwind(trail, there, ends)
+        for key, (paths, target) in ends.items():
+            link = settled[key]
+            if target is None:
+                settled[key] = self._members.respelled(link, paths)
+            else:
+                settled[key] = self._members.late(link, self._share(target), paths)
+
+    def _unwind(
+        self,
+        trail: list[tuple[bytes, bytes]],
+        there: bytes | None,
+        ends: dict[bytes, tuple[bytes, bytes | None]],
+    ) -> None:
+        """Say of each link on a way where it leads, whose last one leads to the key `there`."""
+        on_the_way = {link for link, _ in trail}
+        more, target = b"", None
+        record = self._settled.get(there or b"")
+        if there in ends and there not in on_the_way:
+            more, target = ends[there]
+        elif there not in on_the_way and record is not None and not is_directory(record):
+            target = there
+        for link, path in reversed(trail):
+            if more and more != path and len(more) <= _MAX_ALTERNATIVES:
+                more = path + b"\0" + more
+            else:
+                more = path
+            ends[link] = (more, target)
 
     def _share(self, key: bytes) -> bytes:
         record = self._settled[key] = self._members.share(self._settled[key])
@@ -210,15 +221,14 @@ class Fold:
     def _link(self, key: bytes, member: Member) -> bytes:
         target = self._find(member.linkname)
         there = self._settled.get(target or b"")
-        if (
-            target is None
-            or there is None
-            or is_directory(there)
-            or self._members.unbound(there) is not None
-        ):
+        if target is not None and there is not None and not is_directory(there):
+            if self._members.unbound(there) is None:
+                return self._share(target)
+            # By now it is the lower layers' file that it leads to, and this is one more name of it.
             self._pending.append(key)
-            return self._members.leaf(member)
-        return self._share(target)
+            return there
+        self._pending.append(key)
+        return self._members.leaf(member._replace(linkname=self._spelled(member.linkname)))
 
     def _place(self, path: bytes) -> tuple[bytes, bytes]:
         """Return the directory that a path leads to, made if need be, and the last component.
@@ -241,12 +251,13 @@ class Fold:
 
     def _make(self, parents: list[bytes]) -> bytes:
         trail = [_ROOT]
+        self._count_steps(len(parents) - _DEEP)
         for name in parents:
             key = trail[-1] + name
             child = self._child(key)
             if child is None or not is_directory(child):
                 target = self._members.symlink(child)
-                followed = None if target is None else self._follow(trail, target)
+                followed = None if target is None else self._follow(trail, target, make=True)
                 if followed is not None:
                     trail = followed
                     continue
@@ -286,11 +297,14 @@ class Fold:
             self._settled[key] = layer_records.numbered(record, inside)
         return inside
 
-    def _follow(self, trail: list[bytes], target: bytes) -> list[bytes] | None:
+    def _follow(
+        self, trail: list[bytes], target: bytes, *, make: bool = False
+    ) -> list[bytes] | None:
         """Return the way from the layer's root to the directory that a symbolic link means.
 
-        None where the layer has no such directory, or links go in a circle. Like chroot(2), the
-        layer's root is the root of absolute targets and the parent of itself.
+        None where the layer has none, or links go in a circle. Like chroot(2), the layer's root is
+        the root of absolute targets and the parent of itself. Directories that the layer does not
+        hold are made if told to, as a lower layer may have them; a file in their way gives way.
         """
         trail = list(trail)
         links = 0
@@ -312,19 +326,64 @@ class Fold:
                 if links > _MAX_LINKS:
                     return None
                 waiting += self._steps(trail, link)
+            elif make and link is None:
+                trail.append(self._enter(key, self._imply(name)))
             else:
                 return None
         return trail if target else None
+
+    def _spelled(self, path: bytes) -> bytes:
+        """Return a path without the symbolic links that this layer has among its parents.
+
+        Where these lead out of the layer, only lower layers can tell what is there.
+        """
+        names: list[bytes] = []
+        keys: list[bytes | None] = [_ROOT]
+        links, waiting = 0, clean(path)[::-1]
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                del names[-1:], keys[max(1, len(keys) - 1) :]
+            if name in SPECIAL_NAMES:
+                continue
+            above = keys[-1]
+            child = None if above is None else self._child(above + name)
+            link = self._members.symlink(child) if waiting else None
+            if link:
+                links += 1
+                if links > _MAX_LINKS:
+                    return path
+                if link.startswith(b"/"):
+                    del names[:], keys[1:]
+                waiting += self._parts(link)
+                continue
+            names.append(name)
+            inside = (
+                layer_records.inside(child)
+                if is_directory(child) and child
+                else layer_records.NO_NUMBER
+            )
+            keys.append(None if inside == layer_records.NO_NUMBER else inside)
+        found = b"/".join(names)
+        return found if len(found) <= tar_header.PATH_MAX else path
 
     def _steps(self, trail: list[bytes], target: bytes) -> list[bytes]:
         """Return a link target's components, the last one first; an absolute one starts over."""
         if target.startswith(b"/"):
             del trail[1:]
+        return self._parts(target)
+
+    def _parts(self, target: bytes) -> list[bytes]:
         parts = target.split(b"/")[::-1]
-        self._followed += len(parts)
-        if self._followed > MAX_FOLLOWED:
-            raise CorruptArchive("symbolic links lead through too many others in one layer")
+        self._count_steps(len(parts))
         return parts
+
+    def _count_steps(self, steps: int) -> None:
+        self._followed += max(0, steps)
+        if self._followed > MAX_FOLLOWED:
+            raise CorruptArchive(
+                f"links and deep directories of more than {MAX_FOLLOWED} steps in one layer"
+            )
 
     def _find(self, path: bytes) -> bytes | None:
         """Return the key that a path leads to; symbolic links count as parents only.

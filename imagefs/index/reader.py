@@ -27,6 +27,8 @@ from imagefs.host.files import NO_MORE_FILES, host_errors
 from imagefs.index import rows
 from imagefs.index.rows import Row
 
+# Half of what a call of Row._make takes.
+_new = tuple.__new__
 _MOST_LOADED = 32 << 20
 """Bytes of blocks that a process keeps of all its indexes: what 350,000 files take."""
 
@@ -254,7 +256,7 @@ class Index:
         content = self._content
         if content.unread[at >> rows.BLOCK_SHIFT]:
             content = self._load(content, at >> rows.BLOCK_SHIFT)
-        return Row._make(rows.ROW.unpack_from(content.view, rows.HEADER_BYTES + at))
+        return _new(Row, rows.ROW.unpack_from(content.view, rows.HEADER_BYTES + at))
 
     def name(self, row: Row) -> bytes:
         """Return a row's name; the root's is empty."""
@@ -319,6 +321,19 @@ class Index:
                 high = middle
         return None
 
+    def place(self, directory: Row, name: bytes, low: int, high: int) -> int:
+        """Return how many of a directory's entries sort before a name; it is low to high of them.
+
+        Only the entries between the two are looked at.
+        """
+        while low < high:
+            middle = low + high >> 1
+            if self.name(self.row(directory.data + middle)) < name:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
     def _extra(self, row: Row) -> tuple[int, int, int, int]:
         """Return where a row's extra content begins, and its three counts; needs `row.extra`."""
         at = self._starts[2] + row.extra * rows.EXTRA_UNIT
@@ -347,8 +362,8 @@ class Index:
                 at += len(both)
         return found
 
-    def runs(self, row: Row) -> list[tuple[int, int]]:
-        """Return a sparse file's runs of data as (offset, length), ascending."""
+    def runs(self, row: Row, first: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+        """Return a sparse file's runs of data as (offset, length), ascending: all, or some."""
         if not row.extra:
             return []
         at, length, xattrs, count = self._extra(row)
@@ -356,8 +371,11 @@ class Index:
         for _ in range(xattrs):
             head = self._bytes(at, at + rows.XATTR_HEADER.size)
             at += len(head) + sum(rows.XATTR_HEADER.unpack(head))
-        table = self._bytes(at, at + count * rows.RUN.size) if count else b""
-        return [(offset, size) for offset, size in rows.RUN.iter_unpack(table)]
+        last = count if end is None else min(end, count)
+        if first >= last:
+            return []
+        table = self._bytes(at + first * rows.RUN.size, at + last * rows.RUN.size)
+        return list(rows.RUN.iter_unpack(table))
 
     def same_inode(self, inode: int) -> list[int]:
         """Return the rows of all names of an inode that has several."""

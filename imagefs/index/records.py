@@ -45,13 +45,16 @@ FULL = 0xFFFF
 """A leaf with more to it: offset, FULL, place of the detail."""
 INODE = 0xFFFE
 """A leaf that several names may share: _BEHIND, INODE, number of the inode."""
+LATE = 0xFFFB
+"""A name of such an inode, but only where no lower layer has its target: it came before the inode.
+_BEHIND, place of the link's own detail (7 bytes), LATE, number of the inode."""
 DIRECTORY = 0xFFFD
 """A directory: _BEHIND, owner, number, DIRECTORY, mtime; of owner FULL, the detail's place."""
 _IMPLIED = 0xFFFC
 """The owner of a directory that no member describes."""
 
 _FULL_RECORD = Struct(">xQHQ")
-_INODE_RECORD = Struct(">xB7xHQ")
+_INODE_RECORD = Struct(">xB7sHQ")
 _DIRECTORY_RECORD = Struct(">xBxHIHQ")
 # A first byte that no offset begins with.
 _BEHIND = 0xFF
@@ -59,7 +62,11 @@ NO_NUMBER = bytes(DIRECTORY_BYTES)
 _NUMBER = slice(5, 9)
 _KIND = slice(9, 11)
 _PLACE = slice(11, 19)
-_IS_FULL, _IS_INODE, _IS_DIRECTORY = (kind.to_bytes(2, "big") for kind in (FULL, INODE, DIRECTORY))
+_NO_PLACE = bytes(7)
+_OWN_PLACE = slice(2, 9)
+_IS_FULL, _IS_INODE, _IS_LATE, _IS_DIRECTORY = (
+    kind.to_bytes(2, "big") for kind in (FULL, INODE, LATE, DIRECTORY)
+)
 
 # flags, mode with the type, uid, gid, mtime, mtimensec, size (of a device its number), bytes of
 # the extra; that follows, and before it, of a sparse file, how many bytes the tar holds of it.
@@ -110,6 +117,7 @@ class Packed:
         self.owners: list[tuple[int, int, int]] = []
         self.numbers: dict[tuple[int, int, int], int] = {}
         self.start = start
+        self.has_late = False
         self._details = bytearray()
         self._inodes = bytearray()
         self._attributes = 0
@@ -157,14 +165,43 @@ class Packed:
         """Return a record that several names can have, of the inode that `record` is of."""
         if record[_KIND] == _IS_INODE:
             return record
-        shared = _INODE_RECORD.pack(_BEHIND, INODE, self.inodes)
+        shared = _INODE_RECORD.pack(_BEHIND, _NO_PLACE, INODE, self.inodes)
         self._inodes += record
         return shared
+
+    def late(self, link: bytes, shared: bytes, paths: bytes) -> bytes:
+        """Return the record of a hard link, unbound so far, to a shared inode that came after it.
+
+        `paths` is where lower layers might have its target, which then counts.
+        """
+        self.has_late = True
+        place = int.from_bytes(self.respelled(link, paths)[_PLACE], "big")
+        own = place.to_bytes(7, "big")
+        return _INODE_RECORD.pack(_BEHIND, own, LATE, inode_of(shared))
+
+    def respelled(self, link: bytes, paths: bytes) -> bytes:
+        """Return the record of an unbound hard link with another target."""
+        if self._target(link) == paths:
+            return link
+        offset, _, place = _FULL_RECORD.unpack(link)
+        fields = _DETAIL.unpack_from(self._details, place)
+        before, header = self._extra_of(link), rows.EXTRA_HEADER
+        length, xattrs, runs = header.unpack_from(before) if before else (0, 0, 0)
+        rest = before[header.size + length :]
+        self._count_attributes(len(paths) + len(rest))
+        extra = _padded(header.pack(len(paths), xattrs, runs) + paths + rest)
+        place = len(self._details)
+        self._details += _DETAIL.pack(*fields[:-1], len(extra)) + extra
+        return _FULL_RECORD.pack(offset, FULL, place)
+
+    def late_link(self, record: bytes) -> bytes:
+        """Return the record that a late hard link had before it was bound."""
+        return _FULL_RECORD.pack(0, FULL, int.from_bytes(record[_OWN_PLACE], "big"))
 
     def detail(self, record: bytes) -> Detail:
         """Return all that a record says."""
         kind = record[_KIND]
-        if kind == _IS_INODE:
+        if kind in (_IS_INODE, _IS_LATE):
             record = self._own(record)
             kind = record[_KIND]
         if kind == _IS_FULL:
@@ -186,8 +223,15 @@ class Packed:
         return tuple.__new__(Detail, (0, S_IFDIR | mode, uid, gid, said, 0, 0, 0, 0, 0))
 
     def extra(self, record: bytes) -> bytes:
-        """Return the extra of a record that has one, as the index has it."""
-        place = int.from_bytes(self._own(record)[_PLACE], "big")
+        """Return the extra of a record that has one, as the index has it.
+
+        Of a late hard link it is the link's own, where its target's path is.
+        """
+        own = self.late_link(record) if is_late(record) else self._own(record)
+        return self._extra_of(own)
+
+    def _extra_of(self, record: bytes) -> bytes:
+        place = int.from_bytes(record[_PLACE], "big")
         flags, *_, length = _DETAIL.unpack_from(self._details, place)
         place += _DETAIL.size + (_STORED.size if flags & rows.SPARSE else 0)
         return bytes(self._details[place : place + length])
@@ -208,7 +252,7 @@ class Packed:
         return self._target(record) if self.detail(record).flags & rows.FOREIGN else None
 
     def _target(self, record: bytes) -> bytes:
-        extra = self.extra(record)
+        extra = self._extra_of(record)
         if not extra:
             return b""
         length = rows.EXTRA_HEADER.unpack_from(extra)[0]
@@ -216,7 +260,7 @@ class Packed:
 
     def _own(self, record: bytes) -> bytes:
         """Return the record of a shared inode, or what is one's own as it is."""
-        if record[_KIND] != _IS_INODE:
+        if record[_KIND] not in (_IS_INODE, _IS_LATE):
             return record
         at = inode_of(record) * RECORD_BYTES
         return bytes(self._inodes[at : at + RECORD_BYTES])
@@ -224,13 +268,8 @@ class Packed:
     def _keep(self, member: Member) -> int:
         """Keep a member in full; return its place."""
         flags, extra = _extra(member)
-        self._attributes += len(member.linkname)
-        for name, value in member.xattrs:
-            self._attributes += len(name) + len(value)
-        if self._attributes > MAX_ATTRIBUTES:
-            raise CorruptArchive(
-                f"link targets and attributes of more than {MAX_ATTRIBUTES} bytes in one layer"
-            )
+        lengths = (len(name) + len(value) for name, value in member.xattrs)
+        self._count_attributes(len(member.linkname) + sum(lengths))
         kind, mode, size = _TYPE_BITS[member.typeflag], member.mode, member.size
         if kind == S_IFLNK:
             # Linux has no modes of symbolic links (symlink(7)); tars may claim some.
@@ -248,6 +287,13 @@ class Packed:
             self._details += _STORED.pack(member.stored)
         self._details += extra
         return place
+
+    def _count_attributes(self, length: int) -> None:
+        self._attributes += length
+        if self._attributes > MAX_ATTRIBUTES:
+            raise CorruptArchive(
+                f"link targets and attributes of more than {MAX_ATTRIBUTES} bytes in one layer"
+            )
 
     def _kept(self, place: int, offset: int) -> Detail:
         flags, mode, uid, gid, mtime, mtimensec, size, extra_bytes = _DETAIL.unpack_from(
@@ -274,12 +320,17 @@ def is_implied(record: bytes) -> bool:
 
 def is_shared(record: bytes) -> bool:
     """Tell whether a record is of an inode that was shared."""
-    return record[_KIND] == _IS_INODE
+    return record[_KIND] in (_IS_INODE, _IS_LATE)
+
+
+def is_late(record: bytes) -> bool:
+    """Tell whether a record is of a hard link that came before the inode that it shares."""
+    return record[_KIND] == _IS_LATE
 
 
 def inode_of(record: bytes) -> int:
     """Return the number of a shared inode."""
-    return int(_INODE_RECORD.unpack(record)[2])
+    return int(_INODE_RECORD.unpack(record)[3])
 
 
 def number_of(record: bytes) -> int:
@@ -341,8 +392,11 @@ def _extra(member: Member) -> tuple[int, bytes]:
         out += rows.XATTR_HEADER.pack(len(name), len(value)) + name + value
     for run in runs:
         out += rows.RUN.pack(*run)
-    out += bytes(-len(out) % rows.EXTRA_UNIT)
-    return flags, bytes(out)
+    return flags, _padded(out)
+
+
+def _padded(extra: bytes | bytearray) -> bytes:
+    return bytes(extra) + bytes(-len(extra) % rows.EXTRA_UNIT)
 
 
 SPECIAL_NAMES = frozenset({b"", b".", b".."})

@@ -60,7 +60,11 @@ HIDDEN = 8
 WHITEOUTS_WITHIN = 16
 """A directory that holds whiteouts."""
 FOREIGN = 32
-"""A hard link to a file of a lower layer; its target, from the root, is the extra's link target."""
+"""A hard link to a file of a lower layer; its target, from the root, is the extra's link target.
+
+There may be several, NUL between them, of which the first that is a file counts. Where there is
+none, a link whose `inode` is another row has that inode: the layer has its target behind it.
+"""
 XATTRS = 64
 """The extra holds extended attributes."""
 SPARSE = 128

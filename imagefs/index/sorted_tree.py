@@ -28,16 +28,15 @@ class Folded:
 
     It is those entries that can be reached from the directory of number 0, the root, whose record
     is `root`. A hard link is an entry of the same shared inode as its target; one that is unbound
-    found no target in the layer. `last` is the name of the layer's last member.
+    found no target in the layer.
     """
 
     def __init__(
-        self, members: Packed, root: bytes, entries: list[bytes], directories: int, last: bytes
+        self, members: Packed, root: bytes, entries: list[bytes], directories: int
     ) -> None:
         self.members = members
         self.root = root
         self.entries = entries
-        self.last = last
         self._starts = _starts(entries, directories)
         self._bare: dict[int, bool] = {}
 
@@ -109,6 +108,24 @@ class Folded:
                 elif layer_records.is_directory(record) and layer_records.number_of(record):
                     waiting.append(layer_records.number_of(record))
         return counts
+
+    def first_rows(self) -> "array[int]":
+        """Return the row of each shared inode's first name that is no late hard link.
+
+        Rows count from the root, breadth first.
+        """
+        found = array("I", bytes(4 * self.members.inodes))
+        row, waiting = 0, [0]
+        for number in waiting:
+            for _, record in self.children(number):
+                row += 1
+                if layer_records.is_directory(record):
+                    below = layer_records.number_of(record)
+                    waiting += [below] if below else []
+                elif layer_records.is_shared(record) and not layer_records.is_late(record):
+                    inode = layer_records.inode_of(record)
+                    found[inode] = found[inode] or row
+        return found
 
 
 def _starts(entries: list[bytes], directories: int) -> "array[int]":

@@ -7,7 +7,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from stat import S_IFREG, S_ISCHR, S_ISREG
+from stat import S_IFREG, S_ISCHR
 from typing import BinaryIO
 from zlib import crc32
 
@@ -20,9 +20,6 @@ from imagefs.tar import header as tar_header
 
 # Names after which nothing is left to delete: "", "." and "..".
 _AIMLESS_WHITEOUTS = frozenset({b".wh.", b".wh..", b".wh..."})
-_ESTARGZ_TOC = b"stargz.index.json"
-_LANDMARKS = frozenset({b".prefetch.landmark", b".no.prefetch.landmark"})
-_LANDMARK_BYTES = 1
 # Entries that are laid out at once, and bytes that are written at once.
 _BATCH = 4096
 _PART = 1 << 20
@@ -52,6 +49,8 @@ class Table:
         self._extras_bytes = rows.EXTRA_UNIT
         self._foreign = array("I")
         self._inodes = _Inodes(tree.name_counts())
+        # Names that cannot stand for their inode may come first in the table.
+        self._first_rows = tree.first_rows() if tree.members.has_late else array("I")
         # The row of an inode above the row of one of its names.
         self._links = array("Q")
         # Rows of directories that hold markers.
@@ -60,7 +59,6 @@ class Table:
         self._whiteouts = 0
         self._aimless: Counter[bytes] = Counter()
         self._zero_devices = 0
-        self._hidden_in_root = self._find_hidden(tree.last)
 
     def write(self, out: BinaryIO, damage: str = "") -> None:
         """Write the index to a new file; `damage` is for its notes.
@@ -102,7 +100,6 @@ class Table:
                 if len(part) >= _PART:
                     yield part
                     part = bytearray()
-            self._hidden_in_root = frozenset()
         yield part
 
     def _names(self) -> Iterator[bytes]:
@@ -138,14 +135,13 @@ class Table:
     ) -> None:
         """Append the rows of some of a directory's entries."""
         pack, unpack, owners = rows.ROW.pack, layer_records.RECORD.unpack_from, self._members.owners
-        hidden = self._hidden_in_root
         row, name_at = self._count, self._names_bytes
         content = 0
         for entry in self._tree.entries[first:end]:
             name = entry[NAME]
             length = len(name)
             offset, owner, mtime, size = unpack(entry, len(entry) - RECORD_BYTES)
-            if owner < MAX_OWNERS and name[:4] != b".wh." and name not in hidden:
+            if owner < MAX_OWNERS and name[:4] != b".wh.":
                 mode, uid, gid = owners[owner]
                 # fmt: off
                 out += pack(
@@ -207,11 +203,10 @@ class Table:
     def _leaf_row(self, record: bytes, name: bytes, at: int, parent: int) -> bytes:
         row = inode = self._count
         detail = self._members.detail(record)
-        flags = detail.flags
+        late = layer_records.is_late(record)
+        flags = detail.flags | (rows.FOREIGN if late else 0)
         if name[:4] == tar_header.WHITEOUT_PREFIX:
             flags |= self._marker(name)
-        elif name in self._hidden_in_root:
-            flags |= rows.HIDDEN
         if flags & rows.FOREIGN:
             self._foreign.append(row)
         self._zero_devices += S_ISCHR(detail.mode) and not detail.data
@@ -219,7 +214,10 @@ class Table:
         if layer_records.is_shared(record):
             number = layer_records.inode_of(record)
             count, inode, extra = self._inodes.of(number)
-            if not inode:
+            if late:
+                inode = self._first_rows[number]
+                extra = self._extra(self._members.detail(self._members.late_link(record)), at)
+            elif not inode:
                 extra = self._extra(detail, at)
                 self._inodes.enter(number, row, extra)
                 inode = row
@@ -260,22 +258,6 @@ class Table:
         else:
             self._root_extra = self._members.extra(self._tree.root)
         return place // rows.EXTRA_UNIT
-
-    def _find_hidden(self, last: bytes) -> frozenset[bytes]:
-        """Return the names in a layer's root that are there for those who pull it lazily.
-
-        eStargz ends with its table of contents (stargz-snapshotter, estargz.md); zstd:chunked has
-        that outside of the tar, but may have the same landmarks.
-        """
-        if last.rpartition(b"/")[2] == _ESTARGZ_TOC:
-            return _LANDMARKS | {_ESTARGZ_TOC}
-        return frozenset(name for name in _LANDMARKS if self._is_landmark(self._tree.find(0, name)))
-
-    def _is_landmark(self, record: bytes | None) -> bool:
-        if record is None:
-            return False
-        detail = self._members.detail(record)
-        return S_ISREG(detail.mode) and detail.size == _LANDMARK_BYTES
 
     def _notes(self, damage: str) -> list[str]:
         notes = [damage] if damage else []

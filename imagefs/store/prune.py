@@ -17,7 +17,7 @@ from imagefs.image.model import Blob, Layer
 from imagefs.store.store import Store
 from imagefs.store.upkeep import (
     CachedImage,
-    cached_image,
+    cached_images,
     claimed_ids,
     index_stats,
     layer_stats,
@@ -71,9 +71,7 @@ class _Pruning:
         self._used = claimed_ids(store)
         self._sizes = layer_stats(store)
         self._indexes = index_stats(store)
-        self._images = [
-            cached_image(store, image_id, self._sizes, self._used) for image_id in store.ids()
-        ]
+        self._images = cached_images(store, self._sizes, self._used)
         self._references = Counter(name for image in self._images for name in set(image.diff_ids))
         self.total = sum(
             status.st_size for group in (self._sizes, self._indexes) for status in group.values()

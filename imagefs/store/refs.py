@@ -35,10 +35,13 @@ class Refs:
         """Return the ids that are remembered by a name, by whatever key."""
         return sorted({one["image"] for one in self._all().values() if one.get("name") == name})
 
-    def names_of(self, image_id: str) -> tuple[str, ...]:
-        """Return the names by which an image is remembered, sorted."""
-        found = {one.get("name") for one in self._all().values() if one["image"] == image_id}
-        return tuple(sorted(filter(None, found)))
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Return the names by which images are remembered, sorted, by the images' ids."""
+        found: dict[str, set[str]] = {}
+        for one in self._all().values():
+            if one.get("name"):
+                found.setdefault(one["image"], set()).add(one["name"])
+        return {image_id: tuple(sorted(names)) for image_id, names in found.items()}
 
     def keep(self, ids: set[str]) -> None:
         """Forget what does not mean one of these, and what cannot be read."""

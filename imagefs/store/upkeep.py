@@ -76,7 +76,7 @@ def contents(store: Store) -> Contents:
     with host_errors(store.root), store.guard(shared=True):
         used = claimed_ids(store)
         sizes = layer_stats(store)
-        images = [cached_image(store, image_id, sizes, used) for image_id in store.ids()]
+        images = cached_images(store, sizes, used)
         index_bytes = sum(status.st_size for status in index_stats(store).values())
     counts = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
     layers = [
@@ -90,17 +90,28 @@ def contents(store: Store) -> Contents:
     )
 
 
-def cached_image(
-    store: Store, image_id: str, sizes: dict[str, os.stat_result], used: set[str]
+def cached_images(
+    store: Store, sizes: dict[str, os.stat_result], used: set[str]
+) -> list[CachedImage]:
+    """Return the store's images; `sizes` are the layers' by diff id, `used` the ids in use."""
+    names = store.refs.names()
+    return [_cached_image(store, one, names.get(one, ()), sizes, used) for one in store.ids()]
+
+
+def _cached_image(
+    store: Store,
+    image_id: str,
+    names: tuple[str, ...],
+    sizes: dict[str, os.stat_result],
+    used: set[str],
 ) -> CachedImage:
-    """Return what an image is; `sizes` are the layers' by diff id, `used` the ids in use."""
     directory = store.image_path(image_id)
     diff_ids: tuple[str, ...] = ()
     with suppress(OSError, CorruptArchive):
         diff_ids = image_config.parse((directory / "config.json").read_bytes()).diff_ids
     return CachedImage(
         id=image_id,
-        names=store.refs.names_of(image_id),
+        names=names,
         diff_ids=diff_ids,
         size=sum(sizes[name].st_size for name in diff_ids if name in sizes),
         whole=store.peek(image_id) is not None,

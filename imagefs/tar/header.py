@@ -19,6 +19,9 @@ MAGIC_VERSION = slice(257, 265)
 DEVMAJOR = slice(329, 337)
 DEVMINOR = slice(337, 345)
 PREFIX = slice(345, 500)
+# Old GNU headers have these where ustar has its prefix.
+GNU_ATIME = slice(345, 357)
+GNU_CTIME = slice(357, 369)
 
 USTAR_MAGIC = b"ustar\0"
 GNU_MAGIC_VERSION = b"ustar  \0"

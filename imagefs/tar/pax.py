@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from imagefs.errors import CorruptArchive
 from imagefs.tar import header as tar_header
 from imagefs.tar.numbers import decimal
-from imagefs.tar.sparse import Sparse
+from imagefs.tar.sparse import Runs, Sparse
 
 EXTENSIONS = frozenset(
     {
@@ -27,21 +27,31 @@ EXTENSIONS = frozenset(
 
 MAX_EXTENDED = 1 << 20
 """Most bytes of extended headers that one member may have (as in Go's archive/tar, each)."""
+MAX_RECORDS = 1 << 20
+"""Most records of one tar that are beyond the ordinary; only the sparse maps of pax 0.0 are known
+to come near it, with two for each run."""
+_ORDINARY = 32
+"""Records that any extended header may have: attributes apart, POSIX and GNU tar know some 20."""
 
 # What a global record may say of all members after it. To rename or resize them would be an
 # attack, no default, and attributes without bound would be kept with every one of them.
 _GLOBAL = frozenset({b"mtime", b"uid", b"gid"})
 
+_SPARSE_VERSIONS = {(b"0", b"0"): "0", (b"0", b"1"): "0", (b"1", b"0"): "1.0"}
+
 # What Linux can hold of extended attributes (<linux/limits.h>).
 _XATTR_NAME_MAX = 255
 _XATTR_SIZE_MAX = 1 << 16
 _XATTR_LIST_MAX = 1 << 16
+_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+"""The namespaces of attributes that Linux has (xattr(7))."""
 
 
 class Overrides:
     """What has been said of the next member, gathered from its extended headers.
 
-    `empty` tells that the header speaks for itself, `pending` that a member must follow.
+    `empty` tells that the header speaks for itself, `pending` that a member must follow. What all
+    members together may have is counted here as well: records, and `runs`.
     """
 
     __slots__ = (
@@ -52,11 +62,15 @@ class Overrides:
         "_position",
         "_records",
         "_size",
+        "_unusual",
         "empty",
+        "runs",
     )
 
     def __init__(self) -> None:
         self._globals: dict[bytes, bytes] = {}
+        self._unusual = 0
+        self.runs = Runs()
         self.reset()
 
     def reset(self) -> None:
@@ -76,7 +90,9 @@ class Overrides:
     def add(self, typeflag: bytes, content: bytes, position: int) -> None:
         """Take in the extended header of `typeflag` whose header block is at `position`."""
         if typeflag == tar_header.XGLTYPE:
-            self._add_global(_records(content, position))
+            # To Go's archive/tar a member of its own: what was said before it was said of it.
+            self.reset()
+            self._add_global(self._split(content, position))
             return
         self._size += len(content)
         limit(self._size, position)
@@ -86,13 +102,20 @@ class Overrides:
             self._linkname = content.partition(b"\0")[0]
         else:
             try:
-                self._add_local(_records(content, position))
+                self._add_local(self._split(content, position))
             except ValueError as error:
                 raise CorruptArchive(
                     f"pax records in the tar at byte {position}: {error}"
                 ) from error
         self.empty = False
         self._position = max(position, 1)
+
+    def _split(self, content: bytes, position: int) -> list[tuple[bytes, bytes]]:
+        records = _records(content, position)
+        self._unusual += max(0, len(records) - _ORDINARY)
+        if self._unusual > MAX_RECORDS:
+            raise CorruptArchive(f"more than {MAX_RECORDS} pax records beyond the ordinary")
+        return records
 
     def _add_global(self, records: list[tuple[bytes, bytes]]) -> None:
         for key, value in records:
@@ -102,6 +125,9 @@ class Overrides:
         self.empty = self.empty and not self._globals
 
     def _add_local(self, records: list[tuple[bytes, bytes]]) -> None:
+        # Of two such headers in a row the last one counts alone, as to all other readers.
+        self._records = dict(self._globals)
+        self._pairs = []
         offset = 0
         for key, value in records:
             # pax 0.0 repeats these two keywords, a pair for each run of data.
@@ -128,19 +154,26 @@ class Overrides:
         whole, _, fraction = value.partition(b".")
         negative = whole.startswith(b"-")
         seconds = decimal(whole.removeprefix(b"-") or b"0")
+        if fraction and not fraction.isdigit():
+            raise ValueError(f"{value[:30]!r} is not a time")
         nanoseconds = decimal(fraction[:9].ljust(9, b"0"))
         if not negative:
             return seconds, nanoseconds
         return (-seconds - 1, 10**9 - nanoseconds) if nanoseconds else (-seconds, 0)
 
     def name(self, default: bytes) -> bytes:
-        """Return the member's name: a sparse file's true one, pax's, GNU's, or the header's."""
-        given = self._records.get(b"GNU.sparse.name") or self._records.get(b"path")
-        return _bounded(given or self._name or default, "name")
+        """Return the member's name: a sparse file's true one, GNU's, pax's, or the header's.
+
+        That GNU's counts before pax's is as in Go's archive/tar, and so in the engines.
+        """
+        given = self._name or self._records.get(b"path") or default
+        if b"GNU.sparse.name" in self._records and self._sparse_form():
+            given = self._records[b"GNU.sparse.name"] or given
+        return _bounded(given, "name")
 
     def linkname(self, default: bytes) -> bytes:
-        """Return the member's link target: pax's, GNU's, or the header's."""
-        return _bounded(self._records.get(b"linkpath") or self._linkname or default, "link target")
+        """Return the member's link target: GNU's, pax's, or the header's."""
+        return _bounded(self._linkname or self._records.get(b"linkpath") or default, "link target")
 
     def xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the member's extended attributes, of star's or of libarchive's keywords.
@@ -164,14 +197,32 @@ class Overrides:
                 found[name.replace(b"%3D", b"=").replace(b"%25", b"%")] = value
         return _possible(found)
 
-    def sparse(self) -> Sparse | None:
-        """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file."""
+    def _sparse_form(self) -> str:
+        """Return "1.0" where a map leads the data, "0" where records are the map, or "".
+
+        As Go's archive/tar has it: of other versions than these, nothing makes a file sparse.
+        """
         records = self._records
-        if records.get(b"GNU.sparse.major") == b"1":
-            return Sparse(None, decimal(records.get(b"GNU.sparse.realsize", b"")))
-        if b"GNU.sparse.size" not in records:
-            return None
-        size = decimal(records[b"GNU.sparse.size"])
+        version = records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
+        if version == (b"", b""):
+            return "0" if records.get(b"GNU.sparse.map") or self._pairs else ""
+        return _SPARSE_VERSIONS.get(version, "")
+
+    def sparse(self, stored: int) -> Sparse | None:
+        """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file.
+
+        `stored` is how many bytes the tar has of it: its size where no record says another.
+        """
+        records, form = self._records, self._sparse_form()
+        said = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
+        if not form:
+            # GNU tar's own way to say that a file is one hole.
+            hole = not stored and b"GNU.sparse.major" not in records
+            said = records.get(b"GNU.sparse.size")
+            return Sparse([], decimal(said)) if hole and said else None
+        size = decimal(said) if said else stored
+        if form == "1.0":
+            return Sparse(None, size)
         if b"GNU.sparse.map" not in records:
             return Sparse(self._pairs, size)
         listed = records[b"GNU.sparse.map"].split(b",") if records[b"GNU.sparse.map"] else []
@@ -194,7 +245,10 @@ def _possible(xattrs: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
     found = []
     listed = 0
     for name, value in xattrs.items():
-        if 0 < len(name) <= _XATTR_NAME_MAX and b"\0" not in name and len(value) <= _XATTR_SIZE_MAX:
+        if len(name) > _XATTR_NAME_MAX or b"\0" in name or len(value) > _XATTR_SIZE_MAX:
+            continue
+        # A namespace alone is no name either.
+        if name.startswith(_XATTR_NAMESPACES) and name not in _XATTR_NAMESPACES:
             listed += len(name) + 1
             if listed > _XATTR_LIST_MAX:
                 break

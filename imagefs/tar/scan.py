@@ -70,7 +70,6 @@ def scan(  # noqa: PLR0912, PLR0915
     window = b""
     checksums, owners, sizes, times = _Checksums(), _Owners(), _Sizes(), _Times()
     overrides = pax.Overrides()
-    runs = 0
     fields_of, new = _FIELDS.unpack_from, tuple.__new__
     while position < end:
         at = position - base
@@ -81,7 +80,7 @@ def scan(  # noqa: PLR0912, PLR0915
                 if not window.strip(b"\0"):
                     break
                 raise CorruptArchive(f"truncated tar: it ends inside a header, at byte {position}")
-        name, owner, size, mtime, chksum, typeflag, linkname, magic, prefix = fields_of(window, at)
+        name, owner, size, mtime, chksum, typeflag, linkname, prefix = fields_of(window, at)
         try:
             # adler32's low half is 1 plus the sum of the bytes, modulo 65521.
             if checksums[chksum] != adler32(window[at : at + BLOCK]) & 0xFFFF:
@@ -96,7 +95,7 @@ def scan(  # noqa: PLR0912, PLR0915
         except ValueError as error:
             raise CorruptArchive(f"no tar header at byte {position}: {error}") from error
         data = position + BLOCK
-        if typeflag in _COMMON and overrides.empty and (prefix == 0 or magic != b"ustar\0"):
+        if typeflag in _COMMON and overrides.empty and prefix == 0:
             # The way that nearly all members take; _assemble is the same in full.
             if typeflag != b"0":
                 size = 0
@@ -132,10 +131,6 @@ def scan(  # noqa: PLR0912, PLR0915
             member, position = _assemble(read_at, header, position, overrides, end)
             overrides.reset()
             if member is not None:
-                if member.sparse:
-                    runs += len(member.sparse)
-                    if runs > sparse.MAX_RUNS:
-                        raise CorruptArchive(f"sparse files of more than {sparse.MAX_RUNS} runs")
                 yield member
     else:
         if marked:
@@ -144,8 +139,8 @@ def scan(  # noqa: PLR0912, PLR0915
         raise CorruptArchive("truncated tar: it ends behind an extended header")
 
 
-# name, mode+uid+gid, size, mtime, chksum, typeflag, linkname, magic, first byte of the prefix
-_FIELDS = Struct("<100s24s12s12s8sc100s6s82xB")
+# name, mode+uid+gid, size, mtime, chksum, typeflag, linkname, first byte of the prefix
+_FIELDS = Struct("<100s24s12s12s8sc100s88xB")
 
 
 class _Numbers(dict[bytes, int]):
@@ -227,11 +222,29 @@ def _time(field: bytes) -> int:
 
 def _prefixed(header: bytes) -> bytes:
     name = header[tar_header.NAME].partition(b"\0")[0]
-    if not header[tar_header.MAGIC_VERSION].startswith(tar_header.USTAR_MAGIC):
+    magic = header[tar_header.MAGIC_VERSION]
+    if magic.startswith(tar_header.USTAR_MAGIC):
+        star = header[tar_header.STAR_MAGIC] == tar_header.STAR_MAGIC_VALUE
+        prefix = header[tar_header.STAR_PREFIX if star else tar_header.PREFIX].partition(b"\0")[0]
+    elif magic == tar_header.GNU_MAGIC_VERSION and not _has_gnu_times(header):
+        # Go's archive/tar wrote such names before 1.8, and takes them for what they were meant as.
+        prefix = header[tar_header.PREFIX].partition(b"\0")[0]
+        prefix = prefix if prefix.isascii() else b""
+    else:
         return name
-    star = header[tar_header.STAR_MAGIC] == tar_header.STAR_MAGIC_VALUE
-    prefix = header[tar_header.STAR_PREFIX if star else tar_header.PREFIX].partition(b"\0")[0]
     return prefix + b"/" + name if prefix else name
+
+
+def _has_gnu_times(header: bytes) -> bool:
+    """Tell whether GNU's two times are such, or absent, where ustar has its prefix."""
+    for field in (header[tar_header.GNU_ATIME], header[tar_header.GNU_CTIME]):
+        try:
+            # As Go counts: in octal there is no sign, and a number has 64 bits.
+            if field[0] and (number(field) >> 63 not in (0, -1) or field.strip(b" \0")[:1] == b"-"):
+                return False
+        except ValueError:
+            return False
+    return True
 
 
 def _past_end(name: bytes, data: int, stored: int, end: int) -> CorruptArchive:
@@ -267,12 +280,15 @@ def _member(
     typeflag = header[tar_header.TYPEFLAG]
     data = position + BLOCK
     size = stored = overrides.number("size", _size(header[tar_header.SIZE]))
-    layout = overrides.sparse()
+    layout = overrides.sparse(stored)
     if typeflag == tar_header.GNUTYPE_SPARSE:
         layout, data = sparse.oldgnu(read_at, header, data, end)
+    overrides.runs.add(layout)
     mode, uid, gid = _owner(header[tar_header.MODE_UID_GID])
     mtime, mtimensec = overrides.time("mtime", _time(header[tar_header.MTIME]))
     name = overrides.name(_prefixed(header))
+    if typeflag == tar_header.AREGTYPE and name.endswith(b"/"):
+        typeflag = tar_header.DIRTYPE
     if typeflag in tar_header.HEADER_ONLY_TYPES:
         size = stored = 0
         layout = None
@@ -286,8 +302,9 @@ def _member(
         if layout.pairs is None:
             layout, used = sparse.pax10(read_at, data, stored, layout.size)
             data, stored = data + used, stored - used
+            overrides.runs.add(layout)
         runs, size = layout.checked(stored, position), layout.size
-    typeflag = _kind(typeflag, name)
+    typeflag = _kind(typeflag)
     if typeflag == tar_header.DIRTYPE:
         size = stored = 0
     return Member(
@@ -308,16 +325,18 @@ def _member(
     ), following
 
 
-def _kind(typeflag: bytes, name: bytes) -> bytes:
-    """Return what a member is: v7's directories end in a slash, and what is unknown is a file."""
-    if typeflag == tar_header.AREGTYPE and name.endswith(b"/"):
-        return tar_header.DIRTYPE
+def _kind(typeflag: bytes) -> bytes:
+    """Return what a member is: what is unknown is a file."""
     if typeflag == tar_header.GNUTYPE_DUMPDIR:
         return tar_header.DIRTYPE
     return typeflag if typeflag in tar_header.HEADER_ONLY_TYPES else tar_header.REGTYPE
 
 
 def _device(header: bytes) -> int:
+    magic = header[tar_header.MAGIC_VERSION]
+    if not magic.startswith(tar_header.USTAR_MAGIC) and magic != tar_header.GNU_MAGIC_VERSION:
+        # v7 has no such fields.
+        return 0
     major = number(header[tar_header.DEVMAJOR]) & 0xFFF
     minor = number(header[tar_header.DEVMINOR]) & 0xFFFFF
     return major << 8 | minor & 0xFF | (minor & ~0xFF) << 12

@@ -12,7 +12,23 @@ from imagefs.tar.header import BLOCK
 from imagefs.tar.numbers import decimal, number
 
 MAX_RUNS = 1 << 20
-"""The most runs of data that the sparse files of one tar may have."""
+"""The most runs that the sparse files of one tar may have, those that are empty among them."""
+
+
+class Runs:
+    """How many runs the maps of one tar have had so far."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, layout: "Sparse | None") -> None:
+        """Count those of a map that has been read. CorruptArchive where they become too many."""
+        if layout is not None and layout.pairs is not None:
+            self._count += len(layout.pairs)
+            if self._count > MAX_RUNS:
+                raise CorruptArchive(f"sparse files of more than {MAX_RUNS} runs")
 
 
 class Sparse(NamedTuple):

@@ -1,7 +1,7 @@
 """All images of an engine as one file system, each fetched when somebody first looks into it.
 
     <repository path>/<name>:<tag>     a symbolic link to the image, so that tags share one tree
-    by-id/<12 hex>/                    the image, as a mount of it alone would show it
+    by-id/<12 hex or more>/            the image, as a mount of it alone would show it
 
 Owns the directories above the images: which names there are, asked of the engine at most once a
 second and only while somebody looks, and which images have been loaded. What a look costs that
@@ -21,12 +21,17 @@ from typing import Protocol
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import ROOT_ID, Attr, Entry
 from imagefs.image.model import Image
+from imagefs.image.short_id import short_id, short_ids
 from imagefs.vfs import nodeid
 from imagefs.vfs.image_fs import NAME_MAX, ImageFs
 
 BY_ID = b"by-id"
 FRESH = 0.5
 """Seconds for which a list of names is good; the kernel keeps what it learnt for one more."""
+MAX_DEPTH = 128
+"""Most directories above each other of an image's name; the names that engines take have fewer."""
+MAX_DIRECTORIES = 16_384
+"""Most directories that the names of images make up, about; beyond them images show by id alone."""
 _IMAGE_NAMES = frozenset(
     {b"rootfs", b"layers", b"snapshots", b"layers.txt", b"config.json", b"manifest.json"}
 )
@@ -79,6 +84,8 @@ class Catalog(ImageFs):
         self._tell_gone: Callable[[int, bytes], None] = lambda parent, name: None
         self._counting = threading.Lock()
         self._held: Counter[int] = Counter()
+        self._held_views: Counter[int] = Counter()
+        self._leaving: set[int] = set()
         self._removed: set[int] = set()
         self._images: dict[int, _Entered] = {}
         self._by_id: dict[str, int] = {}
@@ -131,8 +138,27 @@ class Catalog(ImageFs):
         with self._counting:
             for node in nodes:
                 self._held[node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK] += count
-        if count < 0 and self._removed:
-            self._release()
+                # Of a leaf, these bits are no view's; then a number waits longer than it must.
+                self._held_views[node >> nodeid.VIEW_SHIFT] += count
+        if count < 0:
+            if self._removed:
+                self._release()
+            if self._leaving:
+                self._free_forgotten()
+
+    def _free_forgotten(self) -> None:
+        """Give the numbers of views that went to others, once the kernel has nothing of them.
+
+        A directory is known by its view and a layer, and the layer may live on in other images.
+        """
+        with self._counting:
+            gone = {view for view in self._leaving if self._held_views[view] <= 0}
+            self._leaving -= gone
+            for view in gone:
+                del self._held_views[view]
+        with self._lock:
+            for view in gone:
+                self.free_views.give_back(view)
 
     def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
         """See FileSystem."""
@@ -151,7 +177,7 @@ class Catalog(ImageFs):
                     self._removed.discard(node)
                     del self._images[node]
                     del self._by_id[entered.id]
-                    self.remove_image(node)
+                    self._leaving.update(self.remove_image(node))
                     self._unload(entered.id)
             finally:
                 entered.lock.release()
@@ -169,7 +195,7 @@ class Catalog(ImageFs):
             try:
                 self.add_image(self._load(image.id), self._index_dir, node)
             except (ImagefsError, OSError) as error:
-                _log.error("cannot show image %s: %s", image.id[7:19], error)
+                _log.error("cannot show image %s: %s", short_id(image.id), error)
                 self._unload(image.id)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
             finally:
@@ -203,16 +229,19 @@ class Catalog(ImageFs):
         now = time.time_ns()
         wanted: dict[tuple[bytes, ...], dict[bytes, int]] = {(): {}, (BY_ID,): {}}
         links: list[tuple[tuple[bytes, ...], bytes, int]] = []
-        for image in names:
-            short = image.id.partition(":")[2][:12].encode()
+        listed = list(names)
+        shorts = short_ids(image.id for image in listed)
+        for image in listed:
+            node = self._image_node(image, shorts[image.id].encode())
+            short = self._images[node].name
             for name in image.names:
-                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/"))
-                if all(map(_can_be_shown, path)):
+                path = tuple(name.encode("utf-8", "surrogatepass").split(b"/", MAX_DEPTH))
+                if len(wanted) <= MAX_DIRECTORIES and _can_be_shown(path):
                     target = b"../" * (len(path) - 1) + BY_ID + b"/" + short
                     links.append((path, target, image.created))
                     for depth in range(1, len(path)):
                         wanted.setdefault(path[:depth], {})
-            wanted[BY_ID,][short] = self._image_node(image)
+            wanted[BY_ID,][short] = node
         for path in sorted(wanted, key=len):
             node = self._directory_node(path)
             if path:
@@ -242,7 +271,7 @@ class Catalog(ImageFs):
                     self._tell_gone(node, name)
             elif self.made.get(node).fixed:
                 self._removed.add(node)
-                self._tell_gone(parent, entered.id.partition(":")[2][:12].encode())
+                self._tell_gone(parent, entered.name)
             else:
                 self._forget_unloaded(node, entered)
 
@@ -257,12 +286,13 @@ class Catalog(ImageFs):
             finally:
                 entered.lock.release()
 
-    def _image_node(self, image: Listed) -> int:
+    def _image_node(self, image: Listed, name: bytes) -> int:
+        """Return an image's directory; one that is there keeps the name that it was given."""
         node = self._by_id.get(image.id)
         if node is None:
             made = self.made.directory(self._directory_node((BY_ID,)), fixed=False)
             made.mtime, node = image.created, made.node
-            self._images[node] = _Entered(image.id)
+            self._images[node] = _Entered(image.id, name)
             self._by_id[image.id] = node
         return node
 
@@ -302,15 +332,19 @@ class Catalog(ImageFs):
 class _Entered:
     """An image's directory below by-id; `attempts` counts the loads that have ended."""
 
-    def __init__(self, image_id: str) -> None:
+    def __init__(self, image_id: str, name: bytes) -> None:
         self.id = image_id
+        self.name = name
         self.lock = threading.Lock()
         self.attempts = 0
 
 
-def _can_be_shown(part: bytes) -> bool:
-    """Tell whether a part of an image's name, which may be longer, can name a file."""
-    return part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
+def _can_be_shown(path: Sequence[bytes]) -> bool:
+    """Tell whether the parts of an image's name, which may be longer, can name files."""
+    return len(path) <= MAX_DEPTH and all(
+        part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= NAME_MAX
+        for part in path
+    )
 
 
 _IN_LAYER = nodeid.LAYER_MASK << nodeid.LAYER_SHIFT

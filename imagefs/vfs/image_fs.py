@@ -10,26 +10,30 @@ import errno
 import os
 import stat
 import threading
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
 from imagefs.image import config as image_config
-from imagefs.image.model import Image
+from imagefs.image.model import Image, Layer
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
 from imagefs.index.rows import Row
 from imagefs.vfs import layers_txt, merge, nodeid
-from imagefs.vfs.lazy_listing import WIDE, Wide
-from imagefs.vfs.merge import Place, Stack, Visible
-from imagefs.vfs.open_layer import OpenLayer
-from imagefs.vfs.synthetic import SyntheticTree
-from imagefs.vfs.view import View
+from imagefs.vfs.lazy_listing import WIDE, Growing, Wide
+from imagefs.vfs.links import Links
+from imagefs.vfs.memory import Memory
+from imagefs.vfs.merge import Visible
+from imagefs.vfs.open_layer import Maps, OpenLayer
+from imagefs.vfs.pile import Pile, Piles
+from imagefs.vfs.synthetic import Synthetic, SyntheticTree
+from imagefs.vfs.view import MergedView, View
 
 LAYER_XATTR = b"user.imagefs.layer"
 """On each file and directory: the name of the layer directory that it comes from."""
@@ -40,13 +44,17 @@ _NOT_PLAIN = rows.HIDDEN | rows.FOREIGN | rows.SPARSE
 _SMALL, _TOGETHER = 64 << 10, 1 << 20
 """Bytes of a file that is read with others, and of all of them."""
 NAME_MAX = 255
+_SIZE_UNKNOWN = 1
+"""Bytes of a hard link to nothing. Nobody is asked for the content of an empty file, which would
+be read as such; of this one the only byte cannot be had."""
 
 
 class _Tree(NamedTuple):
-    """The layers and views, by number, of an image that has been added."""
+    """The layers and views, by number, of an image that has been added; its inode numbers."""
 
     layers: tuple[int, ...]
-    views: range
+    views: list[int]
+    inos: list[range]
 
 
 class ImageFs:
@@ -55,11 +63,18 @@ class ImageFs:
     def __init__(self) -> None:
         self._layers: dict[int, OpenLayer] = {}
         self._indexes: dict[int, Index] = {}
+        self._layer_names: dict[int, bytes] = {}
+        self._inos: dict[int, range] = {}
         self._views: dict[int, View] = {}
         self._numbers: dict[tuple[str, str], int] = {}
+        self._open: WeakValueDictionary[Any, OpenLayer] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._trees: dict[int, _Tree] = {}
-        self._next_layer = self._next_view = 1
+        self._free_layers = nodeid.Numbers(nodeid.MAX_LAYERS)
+        self.free_views = nodeid.Numbers(nodeid.MAX_VIEWS)
+        self._free_inos = nodeid.InodeNumbers()
+        self._memory = Memory()
+        self._piles, self._maps = Piles(self._memory), Maps(self._memory)
         self._root = ROOT_ID
         self.made = SyntheticTree()
 
@@ -69,91 +84,123 @@ class ImageFs:
         """Put an image's tree into the synthetic directory `parent`; its layers get indexed."""
         index_cache.ensure(image.layers, index_dir)
         with self._lock:
-            numbers = self._open_layers(image, index_dir)
-            first_view, made = self._next_view, self.made
-            directory = made.get(parent)
+            if self.free_views.left() < 2 * len(image.layers) + 1:
+                raise OSError(errno.ENFILE, "too many views under one mount")
+            tree = _Tree(tuple(self._open_layers(image, index_dir)), [], [])
+            self._trees[parent] = tree
+            links = Links(Pile(tree.layers, self._indexes, self._piles))
+            try:
+                lines = layers_txt.text(image, links)
+            except OSError:
+                self._close(self.layers_of(parent))
+                del self._trees[parent]
+                raise
+            made, directory = self.made, self.made.get(parent)
             # What is made below takes its time from here.
             directory.mtime = image_config.created(image.config) or directory.mtime
             layers, snapshots = made.directory(parent), made.directory(parent)
-            origins: dict[int, int] = {}
-            for at, name in enumerate(image.layer_names()):
-                alone = self._add_view(numbers[at : at + 1], layers.node)
-                made.link(layers.node, name.encode(), alone)
-                origins[numbers[at]] = self._next_view << nodeid.VIEW_SHIFT
-                upto = self._add_view(numbers[: at + 1], snapshots.node, origins)
-                made.link(snapshots.node, name.encode(), upto)
-            rootfs = (
-                self._add_view(numbers, parent, origins) if numbers else made.directory(parent).node
-            )
-            lines = layers_txt.text(image, [self._indexes[number] for number in numbers])
+            rootfs = self._add_views(image, parent, links, layers, snapshots)
             # All at once: whoever looks meanwhile sees nothing of the image, or all of it.
-            made.get(parent).children = {
-                b"rootfs": rootfs,
+            directory.children = {
+                b"rootfs": rootfs or made.directory(parent).node,
                 b"layers": layers.node,
                 b"snapshots": snapshots.node,
                 b"layers.txt": made.file(parent, lines).node,
                 b"config.json": made.file(parent, image.config).node,
                 b"manifest.json": made.file(parent, image.manifest).node,
             }
-            self._trees[parent] = _Tree(tuple(numbers), range(first_view, self._next_view))
+
+    def _add_views(
+        self, image: Image, parent: int, links: Links, layers: Synthetic, snapshots: Synthetic
+    ) -> int | None:
+        """Make an image's views; return the node of the whole one's root, if there are layers."""
+        tree = self._trees[parent]
+        inos: dict[int, int] = {}
+        layers.children, snapshots.children = {}, {}
+        for number, name in zip(tree.layers, image.layer_names(), strict=True):
+            seen, own = self._indexes[number], {number: self._inos[number].start}
+            alone = View(self.free_views.take(), number, seen, layers.node, own)
+            layers.children[name.encode()] = self._show(alone, tree)
+            inos[number] = self._take(seen.count, tree)
+            upto = MergedView(self.free_views.take(), number, snapshots.node, inos, links)
+            snapshots.children[name.encode()] = self._show(upto, tree)
+        if not tree.layers:
+            return None
+        whole = MergedView(self.free_views.take(), tree.layers[-1], parent, inos, links)
+        return self._show(whole, tree)
+
+    def _show(self, view: View, tree: _Tree) -> int:
+        """Add a view to the mount and to its image; return its root's node."""
+        view.root_ino = self._take(1, tree)
+        self._views[view.number] = view
+        tree.views.append(view.number)
+        return view.root_node
+
+    def _take(self, count: int, tree: _Tree) -> int:
+        """Return the first of so many inode numbers that are an image's."""
+        tree.inos.append(self._free_inos.take(count))
+        return tree.inos[-1].start
 
     def layers_of(self, parent: int) -> set[int]:
         """Return the numbers of the layers that only the image in `parent` has."""
         others = (tree.layers for node, tree in self._trees.items() if node != parent)
         return set(self._trees[parent].layers).difference(*others)
 
-    def remove_image(self, parent: int) -> None:
-        """Take an image's tree out of the synthetic directory `parent`, and the directory away."""
+    def remove_image(self, parent: int) -> list[int]:
+        """Take an image's tree out of the synthetic directory `parent`, and the directory away.
+
+        Nothing may refer to the layers that only it has. Returns the numbers of its views, for
+        `free_views` to take back when nothing refers to these either.
+        """
         with self._lock:
             own = self.layers_of(parent)
             tree = self._trees.pop(parent)
             for view in tree.views:
                 del self._views[view]
-            for key in [key for key, number in self._numbers.items() if number in own]:
-                del self._numbers[key]
-            for number in own:
-                del self._layers[number], self._indexes[number]
+            self._close(own)
+            for numbers in tree.inos:
+                self._free_inos.give_back(numbers)
             self.made.drop_below(parent)
+            return tree.views
+
+    def _close(self, layers: set[int]) -> None:
+        """Let go of layers that no image has any more."""
+        for key in [key for key, number in self._numbers.items() if number in layers]:
+            del self._numbers[key]
+        for number in layers:
+            del self._layers[number], self._indexes[number], self._layer_names[number]
+            self._free_inos.give_back(self._inos.pop(number))
+            self._free_layers.give_back(number)
 
     def _open_layers(self, image: Image, index_dir: Path) -> list[int]:
-        numbers = []
         opened: dict[tuple[str, str], OpenLayer] = {}
-        for layer, name in zip(image.layers, image.layer_names(), strict=True):
+        keys = [
             # The same layer at the same place has one number, and so one set of inodes, in
             # every image; only then can its files say which layer directory they come from.
-            key = (name, layer.diff_id)
-            number = self._numbers.get(key)
-            if number is None:
-                number = self._next_layer + len(opened)
-                if number > nodeid.MAX_LAYERS:
-                    raise OSError(errno.ENFILE, "too many layers under one mount")
-                opened[key] = OpenLayer(layer, name, index_cache.open_index(layer, index_dir))
-            numbers.append(number)
+            (name, layer.diff_id)
+            for layer, name in zip(image.layers, image.layer_names(), strict=True)
+        ]
+        for key, layer in zip(keys, image.layers, strict=True):
+            if key not in self._numbers:
+                opened[key] = self._opened(layer, index_dir)
+        if self._free_layers.left() < len(opened):
+            raise OSError(errno.ENFILE, "too many layers under one mount")
         # All or none: a layer that no image has would never be closed.
         for key, one in opened.items():
-            self._numbers[key] = self._next_layer
-            self._layers[self._next_layer] = one
-            self._indexes[self._next_layer] = one.index
-            self._next_layer += 1
-        return numbers
+            number = self._numbers[key] = self._free_layers.take()
+            self._layers[number], self._indexes[number] = one, one.index
+            self._layer_names[number] = key[0].encode()
+            self._inos[number] = self._free_inos.take(one.index.count)
+        return [self._numbers[key] for key in keys]
 
-    def _add_view(
-        self, numbers: Sequence[int], parent: int, origins: Mapping[int, int] | None = None
-    ) -> int:
-        """Make a view; without `origins` it shows its one layer as it is."""
-        number = self._next_view
-        if number > nodeid.MAX_VIEWS:
-            raise OSError(errno.ENFILE, "too many views under one mount; mount anew")
-        view = View(
-            number,
-            numbers[::-1],
-            self._indexes,
-            parent,
-            origins,
-        )
-        self._next_view += 1
-        self._views[number] = view
-        return view.root_node
+    def _opened(self, layer: Layer, index_dir: Path) -> OpenLayer:
+        """Return a layer, opened; one that lies in several places is open once."""
+        key = layer.diff_id, layer.blob, layer.stored, layer.keep_going
+        found = self._open.get(key)
+        if found is None:
+            found = OpenLayer(layer, index_cache.open_index(layer, index_dir), self._maps)
+            self._open[key] = found
+        return found
 
     def show_only(self, view: str) -> None:
         """Make one view the root: `rootfs`, `layers`, `snapshots`, or one layer by its name.
@@ -196,10 +243,7 @@ class ImageFs:
             return self.getattr(self._parent(view, layer, number) if name == b".." else parent)
         seen = self._view(view, layer, number)
         found = seen.lookup(layer, number, name)
-        if not found:
-            return None
-        top, below = found[0]
-        return self._attr(seen, self._indexes[top].row(below), found)
+        return self._attr(seen, found[0], found[1].number, found[1].row) if found else None
 
     def getattr(self, node: int) -> Attr:
         """See FileSystem."""
@@ -213,7 +257,7 @@ class ImageFs:
         seen = self._view(view, layer, number)
         if row.flags & rows.IMPLIED:
             _, row = seen.described(layer, number)
-        return self._directory(node, row, seen)
+        return self._directory(node, seen, layer, number, row)
 
     def listdir(self, node: int) -> Sequence[Entry]:
         """See FileSystem."""
@@ -224,67 +268,104 @@ class ImageFs:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
         seen = self._view(view, layer, number)
-        directory = self._row(layer, number)
-        marked = not number or directory.flags & rows.WHITEOUTS_WITHIN
-        if directory.size > WIDE and not marked and seen.single(layer, number):
-            # Without markers, nothing is hidden but in a root.
-            return Wide(directory.size, partial(self._part, seen, layer, number))
-        entries, stacks = seen.listing(layer, number)
-        if len(entries) > WIDE:
-            return self._wide(seen, entries)
-        return self._entries(seen, entries, stacks)
+        if seen.single(layer, number):
+            directory = self._row(layer, number)
+            if directory.size > WIDE:
+                if number and not directory.flags & rows.WHITEOUTS_WITHIN:
+                    # Without markers, nothing is hidden but in a root.
+                    return Wide(directory.size, partial(self._part, seen, layer, number))
+                return self._wide(seen, layer, number)
+        elif seen.size(layer, number) > WIDE:
+            return self._wide(seen, layer, number)
+        return self._entries(seen, *seen.listing(layer, number))
 
     def _part(self, view: View, layer: int, number: int, first: int, last: int) -> list[Entry]:
         """Return some of the entries of a directory that shows one layer only."""
-        return self._entries(
-            view, merge.entries_of(self._indexes[layer], layer, number, first, last), {}
-        )
+        found = merge.entries_of(self._indexes[layer], layer, number, first, last)
+        return self._entries(view, found)
 
-    def _wide(self, view: View, entries: Iterable[Visible]) -> Wide:
+    def _wide(self, view: View, layer: int, number: int) -> Growing:
         """Return a listing of entries that is kept as numbers."""
         hidden = rows.HIDDEN if view.merged else 0
-        nodes = array("Q")
-        for name, layer, at, row in entries:
-            if not row[2] & hidden and len(name) <= NAME_MAX:
-                nodes.append(nodeid.pack(0, layer, at))
-        entry = partial(self._entry, view)
-        return Wide(len(nodes), lambda first, last: [*map(entry, nodes[first:last])])
 
-    def _entry(self, view: View, node: int) -> Entry:
-        _, layer, number = nodeid.unpack(node)
-        row = self._indexes[layer].row(number)
-        name = self._indexes[layer].name(row)
-        found = view.stack(layer, number) if row.mode >> 12 == 4 else ((layer, number),)
-        return Entry(name, self._attr(view, row, found))
+        def nodes() -> Iterator[list[int]]:
+            for some in view.listings(layer, number):
+                yield [
+                    one << nodeid.LAYER_SHIFT | at
+                    for name, one, at, row in some.entries
+                    if not row[2] & hidden and len(name) <= NAME_MAX
+                ]
+
+        return Growing(nodes(), partial(self._at, view))
+
+    def _at(self, view: View, nodes: Sequence[int]) -> list[Entry]:
+        """Return the entries of a directory that lie at some places, in order."""
+        found: dict[int, Visible] = {}
+        by_layer: dict[int, list[int]] = {}
+        for node in nodes:
+            by_layer.setdefault(node >> nodeid.LAYER_SHIFT, []).append(node & nodeid.ROW_MASK)
+        for layer, numbers in by_layer.items():
+            index, first, last = self._indexes[layer], min(numbers), max(numbers) + 1
+            parent = index.row(first).parent
+            if last - first <= 4 * len(numbers):
+                before = index.row(parent).data
+                part = merge.entries_of(index, layer, parent, first - before, last - before)
+                found.update((layer << nodeid.LAYER_SHIFT | one[2], one) for one in part)
+            else:
+                for at in numbers:
+                    row = index.row(at)
+                    found[layer << nodeid.LAYER_SHIFT | at] = index.name(row), layer, at, row
+        return self._entries(view, [found[node] for node in nodes])
 
     def _entries(
-        self, view: View, entries: Sequence[Visible], stacks: Mapping[bytes, Sequence[Place]]
+        self,
+        view: View,
+        entries: Sequence[Visible],
+        _stacks: object = None,
+        described: Mapping[bytes, tuple[int, ...]] = MappingProxyType({}),
     ) -> list[Entry]:
         """Give the entries of a directory their attributes; what most of them need, in place."""
         hidden = 0 if not view.merged else rows.HIDDEN
         odd = hidden | rows.FOREIGN | rows.SPARSE | rows.IMPLIED
-        reached = view.has_reached
-        of_view, origins = view.number << nodeid.VIEW_SHIFT, view.origins
+        linked = view.has_links
+        of_view, dir_inos, inos = view.number << nodeid.VIEW_SHIFT, view.inos, self._inos
         new = tuple.__new__
         found = []
-        for name, layer, at, row in entries:
+        layer, base, dir_base = 0, 0, 0
+        for name, one, at, row in entries:
+            if one != layer:
+                layer, base, dir_base = one, inos[one].start, dir_inos[one]
             _, _, flags, mode, uid, gid, nlink, _, _, nsec, mtime, size, data, _ = row
             kind = mode >> 12
             place = layer << nodeid.LAYER_SHIFT | at
             if kind == 4 and not flags & odd:
-                node, ino = of_view | place, origins.get(layer, of_view) | place
-                fields = node, ino, mode, 1, uid, gid, 0, _BLOCK, _BLOCK // 512, mtime, nsec
+                node = of_view | place
+                fields = (
+                    node,
+                    dir_base + at,
+                    mode,
+                    1,
+                    uid,
+                    gid,
+                    0,
+                    _BLOCK,
+                    _BLOCK // 512,
+                    mtime,
+                    nsec,
+                )
                 attr = new(Attr, fields)
-            elif nlink == 1 and not flags & odd and not reached:
+            elif nlink == 1 and not flags & odd and not linked:
                 blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
                 rdev = data if kind in _DEVICES else 0
-                fields = place, place, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
+                fields = place, base + at, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
                 attr = new(Attr, fields)
             elif flags & hidden:
                 continue
+            elif name in described:
+                said = Row._make(described[name])
+                attr = self._directory(of_view | place, view, layer, at, said)
             else:
-                stack = tuple(stacks.get(name) or ((layer, at),))
-                attr = self._attr(view, Row._make(row), stack)
+                attr = self._attr(view, layer, at, Row._make(row))
             # The marker of a long name is longer than Linux takes: it works, but is not shown.
             if len(name) <= NAME_MAX:
                 found.append(new(Entry, (name, attr)))
@@ -373,7 +454,7 @@ class ImageFs:
         if not layer:
             return None
         if name == LAYER_XATTR:
-            return self._layers[layer].name.encode()
+            return self._layer_names[layer]
         if not row.flags & rows.XATTRS or (masked and name.startswith(_OVERLAY_XATTRS)):
             return None
         return self._indexes[layer].xattrs(row).get(name)
@@ -388,8 +469,9 @@ class ImageFs:
 
     def statfs(self) -> Statfs:
         """See FileSystem; the sum of all layers."""
-        files = sum(one.count for one in self._indexes.values())
-        content = sum(one.content_bytes for one in self._indexes.values())
+        each = {id(one): one for one in list(self._indexes.values())}.values()
+        files = sum(one.count for one in each)
+        content = sum(one.content_bytes for one in each)
         return Statfs(_BLOCK, -(-content // _BLOCK), files, NAME_MAX)
 
     def is_stable(self, node: int) -> bool:
@@ -419,9 +501,12 @@ class ImageFs:
         if self._row(layer, number).mode >> 12 != 4:
             raise _error(errno.ENOTDIR)
         try:
-            return self._views[view]
+            seen = self._views[view]
         except KeyError:
             raise _error(errno.ENOENT) from None
+        if layer not in seen.inos:
+            raise _error(errno.ENOENT)
+        return seen
 
     def _parent(self, view: int, layer: int, number: int) -> int:
         if nodeid.pack(view, layer, number) == self._root:
@@ -440,31 +525,33 @@ class ImageFs:
         child = made.children.get(name)
         return None if child is None else self.getattr(child)
 
-    def _attr(self, view: View, row: Row, found: Stack) -> Attr:
+    def _attr(self, view: View, layer: int, number: int, row: Row) -> Attr:
         """Return the attributes of a directory's entry in a view; `row` is its topmost."""
-        layer, number = found[0]
         if row.mode >> 12 == 4:
+            node = nodeid.pack(view.number, layer, number)
             if row.flags & rows.IMPLIED:
-                _, row = view.described(layer, number, found)
-            return self._directory(nodeid.pack(view.number, layer, number), row, view)
+                _, row = view.described(layer, number)
+            return self._directory(node, view, layer, number, row)
         count = 0
-        if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_reached:
-            count, (layer, number) = view.inode(found[0])
+        if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_links:
+            count, (layer, number) = view.inode((layer, number))
             row = self._indexes[layer].row(number)
         return self._leaf(nodeid.pack(count, layer, number), layer, row, count)
 
-    def _directory(self, node: int, row: Row, view: View) -> Attr:
+    def _directory(self, node: int, view: View, layer: int, number: int, row: Row) -> Attr:
         # One link: subdirectories are not counted, as on btrfs and overlayfs.
         # fmt: off
         return Attr(
-            node, view.inode_number(node), row.mode, 1, row.uid, row.gid, 0, _BLOCK, _BLOCK // 512,
-            row.mtime, row.mtimensec,
+            node, view.inode_number(layer, number), row.mode, 1, row.uid, row.gid, 0, _BLOCK,
+            _BLOCK // 512, row.mtime, row.mtimensec,
         )
         # fmt: on
 
     def _leaf(self, node: int, layer: int, row: Row, count: int) -> Attr:
         kind = row.mode >> 12
         size = row.size
+        if row.flags & rows.FOREIGN:
+            size = _SIZE_UNKNOWN
         if row.flags & rows.SPARSE:
             blocks = self._layers[layer].blocks(row)
         else:
@@ -472,8 +559,8 @@ class ImageFs:
         rdev = row.data if kind in _DEVICES else 0
         # fmt: off
         return Attr(
-            node, node, row.mode, count or row.nlink, row.uid, row.gid, rdev, size, blocks,
-            row.mtime, row.mtimensec,
+            node, self._inos[layer].start + (node & nodeid.ROW_MASK), row.mode, count or row.nlink,
+            row.uid, row.gid, rdev, size, blocks, row.mtime, row.mtimensec,
         )
         # fmt: on
 

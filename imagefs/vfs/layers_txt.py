@@ -3,12 +3,13 @@
 Values in, values out; how they are printed is the command line's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from imagefs.image.model import Image
 from imagefs.index.reader import Index
 from imagefs.text import printable
+from imagefs.vfs.links import Links, Lost
 
 
 class LayerSummary(NamedTuple):
@@ -23,8 +24,10 @@ class LayerSummary(NamedTuple):
     notes: tuple[str, ...]
 
 
-def summaries(image: Image, indexes: Sequence[Index]) -> list[LayerSummary]:
-    """Return one summary a layer, bottom to top; `indexes` are the layers'."""
+def summaries(image: Image, links: Links) -> list[LayerSummary]:
+    """Return one summary a layer, bottom to top; `links` are those of its pile of layers."""
+    pile, lost = links.pile, links.lost()
+    layers = zip(image.layer_names(), image.layers, pile.layers, strict=True)
     return [
         LayerSummary(
             directory=name,
@@ -33,16 +36,39 @@ def summaries(image: Image, indexes: Sequence[Index]) -> list[LayerSummary]:
             files=index.count - 1 - index.whiteouts,
             whiteouts=index.whiteouts,
             created_by=layer.created_by,
-            notes=(*filter(None, (layer.damage,)), *index.notes()),
+            notes=(*filter(None, (layer.damage,)), *index.notes(), *_lost(index, lost.get(number))),
         )
-        for name, layer, index in zip(image.layer_names(), image.layers, indexes, strict=True)
+        for name, layer, number in layers
+        for index in (pile.indexes[number],)
     ]
 
 
-def text(image: Image, indexes: Sequence[Index]) -> bytes:
+def _lost(index: Index, links: Lost | None) -> Iterator[str]:
+    """Yield a note on hard links to nothing, if there are any."""
+    if links is not None:
+        name = _path(index, links.first).decode("utf-8", "backslashreplace")
+        if links.number == 1:
+            yield f"no layer holds what hard link {name!r} leads to: it cannot be read"
+        else:
+            yield (
+                f"no layer holds what hard link {name!r} and {links.number - 1} more lead to:"
+                " they cannot be read"
+            )
+
+
+def _path(index: Index, number: int) -> bytes:
+    names: list[bytes] = []
+    while number:
+        row = index.row(number)
+        names.append(index.name(row))
+        number = row.parent
+    return b"/".join(reversed(names))
+
+
+def text(image: Image, links: Links) -> bytes:
     """Return layers.txt: a line a layer, columns parted by tabs, then its notes."""
     lines = ["directory\tbytes\tfiles\twhiteouts\tcreated_by"]
-    for one in summaries(image, indexes):
+    for one in summaries(image, links):
         created_by = printable(one.created_by)
         lines.append(f"{one.directory}\t{one.size}\t{one.files}\t{one.whiteouts}\t{created_by}")
         lines += [f"# {one.directory}: {printable(note)}" for note in one.notes]

@@ -5,7 +5,9 @@ the middle of it. Nothing is kept here but what the caller needs to make the ent
 used by many threads.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import overload
 
 from imagefs.filesystem import Entry
@@ -41,3 +43,52 @@ class Wide(Sequence[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         for at in range(0, self._count, WIDE):
             yield from self._make(at, min(at + WIDE, self._count))
+
+
+class Growing(Sequence[Entry]):
+    """Entries that are looked for when somebody asks for them, and kept as numbers.
+
+    `numbers` yields those of some entries at a time, `make` returns the entries of numbers.
+    """
+
+    def __init__(
+        self, numbers: Iterator[list[int]], make: Callable[[Sequence[int]], list[Entry]]
+    ) -> None:
+        self._numbers: Iterator[list[int]] | None = numbers
+        self._known = array("Q")
+        self._make = make
+        self._lock = Lock()
+
+    def _grow(self, until: int | None) -> None:
+        """Have so many entries be known, if there are as many; without a number, all."""
+        with self._lock:
+            while self._numbers is not None and (until is None or len(self._known) < until):
+                some = next(self._numbers, None)
+                if some is None:
+                    self._numbers = None
+                else:
+                    self._known.extend(some)
+
+    def __len__(self) -> int:
+        self._grow(None)
+        return len(self._known)
+
+    @overload
+    def __getitem__(self, wanted: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, wanted: slice) -> Sequence[Entry]: ...
+
+    def __getitem__(self, wanted: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(wanted, int):
+            self._grow(wanted + 1 if wanted >= 0 else None)
+            return self._make([self._known[wanted]])[0]
+        stop = wanted.stop
+        self._grow(stop if stop is not None and stop >= 0 and (wanted.step or 1) > 0 else None)
+        return self._make(self._known[wanted])
+
+    def __iter__(self) -> Iterator[Entry]:
+        at = 0
+        while some := self[at : at + WIDE]:
+            yield from some
+            at += len(some)

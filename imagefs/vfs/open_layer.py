@@ -11,38 +11,42 @@ import stat
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import count
+from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
 from imagefs.host.files import host_errors, open_blob
-from imagefs.host.lease import Lease
 from imagefs.image.model import Layer
 from imagefs.index import rows
 from imagefs.index.cache import blob_of, key_of
 from imagefs.index.reader import Index
 from imagefs.index.rows import Row
+from imagefs.vfs.memory import Shelf
 
 _BLOCK = 4096
-_MAPS = 16
+_STRIDE = 128
+"""Runs of a sparse file that are read at a time."""
+_ENDLESS = 1 << 64
+_serials = count()
 
 
 class OpenLayer:
-    """A layer whose names and content can be read; `name` is its directory's, `NN-<12 hex>`.
+    """A layer whose names and content can be read; `maps` holds the maps of its sparse files.
 
     It is closed when nobody holds it any more.
     """
 
-    def __init__(self, layer: Layer, name: str, index: Index) -> None:
+    def __init__(self, layer: Layer, index: Index, maps: "Maps") -> None:
         self._fd = -1
         blob = blob_of(layer)
         self.layer = layer
-        self.name = name
         self.index = index
         self._base = blob.offset
         self._length = blob.length
         self._watched = not layer.stored
-        self._lease: Lease | None = None
-        self._maps: dict[int, _SparseMap] = {}
+        self._maps = maps
+        self._serial = next(_serials)
         with host_errors(blob.path):
             self._fd = open_blob(blob)
         self._stamp = self._look()
@@ -68,8 +72,7 @@ class OpenLayer:
         """
         size = min(size, row.size - offset)
         if row.flags & (rows.SPARSE | rows.FOREIGN):
-            if row.flags & rows.FOREIGN:
-                raise OSError(errno.EIO, "hard link to a file that no layer holds")
+            _check_held(row)
             return self._read_sparse(row, offset, size)
         if size <= 0:
             return b""
@@ -78,28 +81,18 @@ class OpenLayer:
     def lend(self, row: Row, offset: int, size: int, take: Callable[[int, int, int], None]) -> bool:
         """Call `take` with the descriptor, offset and length of up to `size` bytes of a file.
 
-        Return False, and call nothing, where the bytes do not lie in one piece or might change.
+        Return False, and call nothing, where the bytes do not lie in one piece or might change: of
+        what is lent, nobody can tell afterwards whether it was the right bytes, so archives that
+        are read in place lend nothing.
         """
         size = min(size, row.size - offset)
         place = row.data + offset
-        if size <= 0 or row.flags & (rows.SPARSE | rows.FOREIGN) or place + size > self._length:
+        if self._watched or size <= 0 or row.flags & (rows.SPARSE | rows.FOREIGN):
             return False
-        if not self._watched:
-            take(self._fd, self._base + place, size)
-            return True
-        with self._leased().holding() as held:
-            if held:
-                take(self._fd, self._base + place, size)
-            return held
-
-    def _leased(self) -> Lease:
-        """Return the lease on the archive, which is no longer held if the archive has changed."""
-        if self._lease is None:
-            lease = Lease(self._fd)
-            if self._look() != self._stamp:
-                lease.give_back()
-            self._lease = lease
-        return self._lease
+        if place + size > self._length:
+            return False
+        take(self._fd, self._base + place, size)
+        return True
 
     def read_all(self, places: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the content at some places (offset and length), which lie near each other.
@@ -130,19 +123,21 @@ class OpenLayer:
             content[at : at + length] = self._pread(length, row.data + place)
         return bytes(content)
 
-    def _map_of(self, row: Row) -> "_SparseMap":
+    def _map_of(self, row: Row) -> "SparseMap":
         """Return a sparse file's map; those asked for last are kept."""
-        maps = self._maps
-        found = maps.get(row.extra)
+        key = self._serial, row.extra
+        found = self._maps.known.get(key)
         if found is None:
-            found = _SparseMap(self.index.runs(row))
-            if len(maps) >= _MAPS:
-                maps.clear()
-            maps[row.extra] = found
+            found = SparseMap(partial(self.index.runs, row))
+            self._maps.keep(key, found, found.weight)
         return found
 
     def seek(self, row: Row, offset: int, whence: int) -> int:
-        """Return the next offset of data or of a hole (lseek(2)); the end of a file is a hole."""
+        """Return the next offset of data or of a hole (lseek(2)); the end of a file is a hole.
+
+        OSError as of `read`: who asks where data is must not take what is lost for a hole.
+        """
+        _check_held(row)
         if not 0 <= offset < row.size:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         if row.flags & rows.SPARSE:
@@ -162,39 +157,80 @@ class OpenLayer:
         return (row.size + _BLOCK - 1) // _BLOCK * (_BLOCK // 512)
 
 
-class _SparseMap:
-    """Where the data of a sparse file lies: runs in ascending order, and holes between them."""
+def _check_held(row: Row) -> None:
+    """Raise OSError EIO for a hard link to nothing."""
+    if row.flags & rows.FOREIGN:
+        raise OSError(errno.EIO, "hard link to a file that no layer holds")
 
-    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
-        self._starts = array("Q", (start for start, _ in runs))
-        self._ends = array("Q", (start + length for start, length in runs))
-        self._places = array("Q", accumulate((length for _, length in runs), initial=0))
-        total = reached = 0
-        for start, end in zip(self._starts, self._ends, strict=True):
-            first = max(start // _BLOCK, reached)
-            reached = -(-end // _BLOCK)
-            total += reached - first
+
+class SparseMap:
+    """Where the data of a sparse file lies: runs in ascending order, and holes between them.
+
+    The runs are not kept but read anew, some at a time, by `read`, which takes where to begin and
+    end among them; only where every _STRIDE-th lies is known.
+    """
+
+    def __init__(self, read: Callable[[int, int], list[tuple[int, int]]]) -> None:
+        self._read = read
+        self._starts, self._places = array("Q"), array("Q")
+        total = reached = place = 0
+        while runs := read(len(self._starts) * _STRIDE, (len(self._starts) + 1) * _STRIDE):
+            self._starts.append(runs[0][0])
+            self._places.append(place)
+            for start, length in runs:
+                first, last = start // _BLOCK, -(-(start + length) // _BLOCK)
+                total += last - (first if first > reached else reached)
+                reached = last
+                place += length
         self.blocks = total
         """Blocks of 4 KiB that hold data."""
 
+    @property
+    def weight(self) -> int:
+        """Roughly the bytes of memory that it takes."""
+        return 16 * len(self._starts) + 600
+
+    def _from(self, offset: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the runs from the last one that begins at an offset or before it, if there is one.
+
+        Of each: where it begins and ends, and its place in the data.
+        """
+        part = max(bisect_right(self._starts, offset) - 1, 0)
+        while part < len(self._starts):
+            place = self._places[part]
+            runs = self._read(part * _STRIDE, (part + 1) * _STRIDE)
+            skipped = max(bisect_right(runs, (offset, _ENDLESS)) - 1, 0)
+            for at, (start, length) in enumerate(runs):
+                if at >= skipped:
+                    yield start, start + length, place
+                place += length
+            part += 1
+
     def within(self, low: int, high: int) -> Iterator[tuple[int, int, int]]:
         """Yield the parts of runs between two offsets: offset, length, and place in the data."""
-        for at in range(bisect_right(self._ends, low), len(self._starts)):
-            start, end = max(self._starts[at], low), min(self._ends[at], high)
+        for start, end, place in self._from(low):
             if start >= high:
                 return
-            yield start, end - start, self._places[at] + start - self._starts[at]
+            first, last = max(start, low), min(end, high)
+            if first < last:
+                yield first, last - first, place + first - start
 
     def seek(self, offset: int, data: bool) -> int | None:
         """Return the next offset of data, or of a hole, from an offset on; None if there is none.
 
         Behind the last run all is a hole.
         """
-        at = bisect_right(self._ends, offset)
-        if data:
-            return max(self._starts[at], offset) if at < len(self._starts) else None
-        # Runs may touch each other.
-        while at < len(self._starts) and self._starts[at] <= offset:
-            offset = self._ends[at]
-            at += 1
-        return offset
+        for start, end, _ in self._from(offset):
+            if end <= offset:
+                continue
+            if data:
+                return max(start, offset)
+            if start > offset:
+                break
+            # Runs may touch each other.
+            offset = end
+        return None if data else offset
+
+
+Maps: TypeAlias = Shelf[tuple[int, int], SparseMap]
+"""The maps of sparse files that were asked for last, by layer and place in its index."""

@@ -8,6 +8,7 @@ import os
 import stat
 
 from imagefs.filesystem import ROOT_ID, Attr
+from imagefs.vfs.nodeid import made_ino
 
 
 class Synthetic:
@@ -38,7 +39,8 @@ class Synthetic:
             mode, size = stat.S_IFREG | 0o444, len(self.content or b"")
         blocks = 0 if self.target is not None else (size + 4095 >> 12) << 3
         seconds, nanoseconds = divmod(self.mtime, 10**9)
-        return Attr(self.node, self.node, mode, 1, 0, 0, 0, size, blocks, seconds, nanoseconds)
+        ino = made_ino(self.node)
+        return Attr(self.node, ino, mode, 1, 0, 0, 0, size, blocks, seconds, nanoseconds)
 
 
 class SyntheticTree:

@@ -137,12 +137,12 @@ def processes_of(mountpoint: Path) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU time that processes have used, in user and kernel mode."""
+    """Return the CPU time that processes, and children that they waited for, have used."""
     ticks = 0
     for pid in pids:
         fields = _stat(pid)
         if fields:
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))
     return ticks / _TICKS
 
 
@@ -167,7 +167,7 @@ def _stat(pid: int) -> list[bytes] | None:
         return None
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and all that descend from it."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -199,7 +199,7 @@ def peak_anonymous_bytes(command: Sequence[str | Path], env: dict[str, str]) -> 
     def watch() -> None:
         nonlocal peak
         while not over.wait(0.02):
-            peak = max(peak, anonymous_bytes(_family(process.pid)))
+            peak = max(peak, anonymous_bytes(family(process.pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -11,6 +11,7 @@ import pytest
 from imagefs.archive import docker_v1, members
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.image import config as image_config
+from imagefs.image import safe_json
 from imagefs.store.store import Store
 from tests.support import samples
 from tests.support.opening import opened
@@ -72,8 +73,12 @@ LIMITS: dict[str, tuple[Callable[[], Layout], str]] = {
         "its indexes are nested without end",
     ),
     "images by the hundred thousands": (
+        lambda: docker(20_000),
+        f"lists 20000 images; {members.MAX_IMAGES} are read",
+    ),
+    "more JSON than is read at once": (
         lambda: docker(200_000),
-        f"lists 200000 images; {members.MAX_IMAGES} are read",
+        f"manifest.json.*holds more than {safe_json.MAX_VALUES} values",
     ),
     "layers without end": (
         lambda: docker(1, layers=image_config.MAX_LAYERS + 1),

@@ -438,6 +438,18 @@ def install(root: User, directory: str, name: str, words: Sequence[str | Path]) 
     assert answer.status == 0, answer.err
 
 
+def test_a_fetch_goes_on_after_a_failure(caller: User, docker_engine: RunningEngine) -> None:
+    """What can be fetched is, and the one line in the end names all that could not be."""
+    docker_engine.load_root("cli-test/there:1", {"f": b"x"})
+    names = ("cli-test/no:1", "cli-test/there:1", "cli-test/no:2")
+    answer = caller.imagefs("fetch", "--quiet", *names, DOCKER_HOST=docker_engine.host)
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "cli-test/no:1" in line
+    assert "cli-test/no:2" in line
+    assert "cli-test/there:1" in caller.does("cache", "list")
+
+
 def test_the_cache_is_listed_verified_and_pruned(
     caller: User, docker_engine: RunningEngine
 ) -> None:

@@ -95,7 +95,7 @@ def test_waiting_and_reading_lines(name: str, tmp_path: Path) -> None:
             said.warn(f"odd: {text}")
         assert harmless((tmp_path / "said").read_text())
     program = (
-        "import os, sys; from imagefs.progress import reporter\n"
+        "import os, sys; from imagefs.cli.progress_bars import reporter\n"
         "with reporter(stream=sys.stdout) as said:\n"
         "    text = os.fsdecode(bytes.fromhex(sys.argv[1]))\n"
         "    said.phase('reading ' + text); said.note('waiting for ' + text)\n"
@@ -177,7 +177,7 @@ def test_a_directory_that_is_no_layout_is_not_walked(tmp_path: Path) -> None:
         "sys.addaudithook(lambda event, args: event in ('os.scandir', 'os.listdir')"
         " and listed.append(args[0]))\n"
         "from pathlib import Path\n"
-        "from imagefs.archive import archive\n"
+        "from imagefs.archive import reader as archive\n"
         "from imagefs.archive.model import Care, Means\n"
         "from imagefs.errors import CorruptArchive\n"
         "listed.clear()\n"

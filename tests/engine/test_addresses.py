@@ -23,6 +23,8 @@ from imagefs.store.store import Store
 from tests.support.engines import RunningEngine, docker_daemon, podman_service
 from tests.support.needs import DOCKER, need_docker, need_podman, need_tool
 
+HOME_TLS = Path.home() / ".docker"
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -71,14 +73,18 @@ def listen(path: Path) -> socket.socket:
         (
             "tcp://h.example",
             {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/c"},
-            Endpoint("tcp://h.example:2376", Tls(Path("/c"), verify=True)),
+            Endpoint("tcp://h.example:2375", Tls(Path("/c"), verify=True)),
         ),
         (
             "tcp://h.example:9",
-            {"DOCKER_CERT_PATH": "/c"},
+            {"DOCKER_TLS": "1", "DOCKER_CERT_PATH": "/c"},
             Endpoint("tcp://h.example:9", Tls(Path("/c"), verify=False)),
         ),
         ("tcp://h.example:9", {"DOCKER_TLS_VERIFY": ""}, Endpoint("tcp://h.example:9")),
+        ("tcp://h.example:9", {"DOCKER_CERT_PATH": "/c"}, Endpoint("tcp://h.example:9")),
+        ("h.example", {}, Endpoint("tcp://h.example:2375")),
+        ("[::1]", {}, Endpoint("tcp://[::1]:2375")),
+        ("https://h.example:9/p", {}, Endpoint("tcp://h.example:9/p", Tls(HOME_TLS, verify=True))),
     ],
 )
 def test_an_address_that_is_given(
@@ -91,7 +97,7 @@ def test_an_address_that_is_given(
 @pytest.mark.parametrize(
     "host",
     [
-        *("h.example", "unix://", "unix://relative", "tcp://", "fd://", "tcp://h:x"),
+        *("unix://", "unix://relative", "fd://", "tcp://h:x", "tcp://a@h", "a b", "h;x"),
         *("ssh://-oX", "ssh://me@-oX", "ssh://-oX@h.example"),
     ],
 )
@@ -119,7 +125,7 @@ def test_relative_paths_are_those_of_the_start(home: Path, monkeypatch: pytest.M
     """A daemon works in another directory than the one that the environment speaks of."""
     tls = make_context(home, "one", {"Host": "tcp://h:1"}, tls=True)
     monkeypatch.chdir(home)
-    by_environment = find("tcp://h:1", {"DOCKER_CERT_PATH": "certs"})
+    by_environment = find("tcp://h:1", {"DOCKER_TLS": "1", "DOCKER_CERT_PATH": "certs"})
     by_context = find(None, {"DOCKER_CONFIG": ".docker", "DOCKER_CONTEXT": "one"})
     assert by_environment.tls == Tls(home / "certs", verify=False)
     assert by_context.tls == Tls(tls, verify=True)
@@ -168,16 +174,19 @@ def test_an_odd_configuration_names_no_context(home: Path, content: bytes) -> No
 
 
 def test_the_first_socket_that_exists(home: Path) -> None:
-    """Docker's, then the user's Podman's, then root's Podman's."""
-    user = home / "podman" / "podman.sock"
-    user.parent.mkdir()
-    environ = {"XDG_RUNTIME_DIR": str(home)}
+    """Docker's, then the user's own Docker's and Podman's, then root's Podman's."""
+    runtime = home / "run"
+    user = runtime / "podman" / "podman.sock"
+    user.parent.mkdir(parents=True)
+    environ = {"XDG_RUNTIME_DIR": str(runtime)}
     with listen(home / "podman.sock"):
         assert find(None, environ).host == f"unix://{home}/podman.sock"
         with listen(user):
             assert find(None, environ).host == f"unix://{user}"
-            with listen(home / "docker.sock"):
-                assert find(None, environ).host == f"unix://{home}/docker.sock"
+            with listen(runtime / "docker.sock"):
+                assert find(None, environ).host == f"unix://{runtime}/docker.sock"
+                with listen(home / "docker.sock"):
+                    assert find(None, environ).host == f"unix://{home}/docker.sock"
 
 
 def test_no_engine_at_all(home: Path) -> None:
@@ -256,7 +265,7 @@ def test_over_tls(
     """Both sides verified, or only the client where the user says so."""
     engine, address = tls_engine
     image_id = engine.docker("images", "--quiet", "--no-trunc", "tls-test:1")
-    environ = {"DOCKER_HOST": address, "DOCKER_CERT_PATH": str(certificates)}
+    environ = {"DOCKER_HOST": address, "DOCKER_TLS": "1", "DOCKER_CERT_PATH": str(certificates)}
     for name, more in (("verified", {"DOCKER_TLS_VERIFY": "1"}), ("trusting", {})):
         assert fetch_over(find(None, environ | more), "tls-test:1", tmp_path / name) == image_id
 

@@ -407,6 +407,34 @@ def test_an_engine_that_hangs_before_its_export_is_left(
     count("engines that misbehave: hanging", 1)
 
 
+@pytest.mark.parametrize("sent", [0, 1, 3, -1], ids=["headers", "a chunk", "more", "most"])
+def test_an_engine_that_hangs_in_its_export_is_left(
+    sent: int, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """So does the wait for the rest of it; a layer that has come by then is not kept half."""
+    never, stalled = threading.Event(), threading.Event()
+    pieces = chunked(SAVED, 2000)
+
+    def export() -> Iterator[bytes]:
+        yield from pieces[: len(pieces) + sent if sent < 0 else sent + 1]
+        stalled.set()
+        never.wait(20)
+
+    def ping() -> Iterator[bytes]:
+        if stalled.is_set():
+            never.wait(20)
+        yield PING
+
+    answers = {**IMAGE.answers(export), "/_ping": ping}
+    store = Store(tmp_path / "cache")
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
+            fetched(engine.engine(timeout=0.3), store)
+        never.set()
+    assert_nothing_kept(store)
+    count("engines that misbehave: hanging", 1)
+
+
 @pytest.mark.parametrize("timeout", [0.3, 5.0])
 def test_a_socket_that_accepts_nobody(timeout: float, tmp_path: Path) -> None:
     """Where not even a connection comes about, that is said in time."""

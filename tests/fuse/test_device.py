@@ -1,5 +1,6 @@
 """How the driver waits for requests, with a pipe in the place of the device."""
 
+import contextlib
 import os
 import threading
 import time
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from imagefs.fuse.device import Requests
+from imagefs.fuse.signals import Stop
+from tests.support.polling import soon
 
 PATIENCE = 20
 
@@ -20,11 +23,19 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    with contextlib.closing(Stop()) as it:
+        yield it
+
+
 def nothing() -> bool:
     return False
 
 
-def test_a_request_that_is_there_comes_before_what_may_be_asked_for(pipe: tuple[int, int]) -> None:
+def test_a_request_that_is_there_comes_before_what_may_be_asked_for(
+    pipe: tuple[int, int], stop: Stop
+) -> None:
     """Nothing is prepared while somebody waits."""
     prepared: list[int] = []
 
@@ -32,14 +43,15 @@ def test_a_request_that_is_there_comes_before_what_may_be_asked_for(pipe: tuple[
         prepared.append(1)
         return False
 
-    requests = Requests(pipe[0], prepare)
-    requests.watch()
+    requests = Requests(pipe[0], stop, prepare)
     os.write(pipe[1], b"request")
     assert requests.next() == b"request"
     assert prepared == []
 
 
-def test_preparing_goes_on_for_as_long_as_there_is_something(pipe: tuple[int, int]) -> None:
+def test_preparing_goes_on_for_as_long_as_there_is_something(
+    pipe: tuple[int, int], stop: Stop
+) -> None:
     """Between two looks at the device one step is done, and no time is spent waiting."""
     steps: list[int] = []
 
@@ -49,16 +61,14 @@ def test_preparing_goes_on_for_as_long_as_there_is_something(pipe: tuple[int, in
             os.write(pipe[1], b"request")
         return len(steps) < 100
 
-    requests = Requests(pipe[0], prepare)
-    requests.watch()
+    requests = Requests(pipe[0], stop, prepare)
     assert requests.next() == b"request"
     assert len(steps) == 100
 
 
-def test_whoever_has_nothing_to_do_sleeps(pipe: tuple[int, int]) -> None:
+def test_whoever_has_nothing_to_do_sleeps(pipe: tuple[int, int], stop: Stop) -> None:
     """A mount that nobody uses takes no processor time; the next request still comes through."""
-    requests = Requests(pipe[0], nothing)
-    requests.watch()
+    requests = Requests(pipe[0], stop, nothing)
     found: list[bytes | None] = []
     waiter = threading.Thread(target=lambda: found.append(requests.next()))
     waiter.start()
@@ -71,6 +81,31 @@ def test_whoever_has_nothing_to_do_sleeps(pipe: tuple[int, int]) -> None:
         os.write(pipe[1], b"request")
         waiter.join(PATIENCE)
     assert found == [b"request"]
+
+
+@pytest.mark.parametrize("asleep", [False, True], ids=["busy", "asleep"])
+def test_who_is_told_to_end_does(asleep: bool, pipe: tuple[int, int], stop: Stop) -> None:
+    """A sleeper is woken; one who never sleeps, as there is always a request, leaves as well."""
+    requests = Requests(pipe[0], stop, nothing)
+    found: list[bytes | None] = []
+
+    def serve() -> None:
+        while request := requests.next():
+            found.append(request)
+            if not asleep:
+                os.write(pipe[1], b"request")
+
+    if not asleep:
+        os.write(pipe[1], b"request")
+    waiter = threading.Thread(target=serve)
+    waiter.start()
+    if asleep:
+        clock = time.pthread_getcpuclockid(waiter.ident or 0)
+        assert soon(lambda: _sleeps(waiter, clock), PATIENCE)
+    stop.ask()
+    waiter.join(PATIENCE)
+    assert not waiter.is_alive()
+    assert bool(found) != asleep
 
 
 def _sleeps(waiter: threading.Thread, clock: int) -> bool:

@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import json
 import os
 import random
+import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from imagefs.fuse.splice import Splicer
 from tests.fuse.test_reads import counted
 from tests.support import samples
 from tests.support.memfs import MemFs
-from tests.support.mounted import mounted
+from tests.support.mounted import imagefs, mounted
 from tests.support.tars import layer
 
 PATIENCE = 20
@@ -137,8 +140,9 @@ def test_with_small_pipes_only_nothing_large_is_spliced(
 
 
 def test_a_large_file_is_not_taken_in_hand(tmp_path: Path) -> None:
-    """Each byte is the archive's, read in order, in disorder or mapped, and no READ copies it."""
+    """Each byte is the layer's, read in order, in disorder or mapped, and no READ copies it."""
     text = CONTENT.hex()
+    (tmp_path / "stored").touch()
     with counted(tmp_path, layer({"small": "small\n", "big": text})) as (mountpoint, reads):
         with (mountpoint / "rootfs/big").open("rb", buffering=0) as big:
             for offset in (3_500_000, 131_071, 0, 2_000_001):
@@ -147,6 +151,43 @@ def test_a_large_file_is_not_taken_in_hand(tmp_path: Path) -> None:
         assert (mountpoint / "rootfs/small").read_text() == "small\n"
         copied = [line for line in reads.read_text().splitlines() if line != "small"]
         assert sum(map(len, copied)) < len(text) // 4
+
+
+def test_an_archive_in_place_is_copied(tmp_path: Path) -> None:
+    """Somebody may change it, and what was lent cannot be looked at afterwards."""
+    text = CONTENT.hex()
+    with counted(tmp_path, layer({"big": text})) as (mountpoint, reads):
+        assert (mountpoint / "rootfs/big").read_text() == text
+        assert reads.stat().st_size >= len(text)
+
+
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK], ids=["waiting", "nonblocking"])
+def test_nobody_who_writes_waits_for_a_stopped_daemon(flags: int, tmp_path: Path) -> None:
+    """And who has been waiting for the daemon meanwhile gets no byte that is not the image's."""
+    archive = tmp_path / "image.tar"
+    tar = layer({f"f{number}": "m" * 1_000_000 for number in range(4)})
+    samples.write(archive, samples.docker_20(samples.SampleImage((tar,))))
+    foreign = archive.read_bytes().replace(b"m", b"f")
+    with mounted(archive, tmp_path / "mnt") as place, ThreadPoolExecutor(4) as pool:
+        listed = json.loads(imagefs("mounts", "--json").stdout)
+        (pid,) = (one["pid"] for one in listed if one["mountpoint"] == str(place))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            readers = [pool.submit(content_of, place / f"rootfs/f{number}") for number in range(4)]
+            with open(os.open(archive, os.O_WRONLY | flags), "wb") as out:
+                out.write(foreign)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert b"f" not in b"".join(reader.result(PATIENCE) for reader in readers)
+
+
+def content_of(path: Path) -> bytes:
+    """What a file holds; nothing where reading it is an I/O error."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        assert error.errno == errno.EIO  # noqa: PT017
+        return b""
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.0002, 0.001, 0.003, 0.01])

@@ -221,11 +221,10 @@ def test_digests_become_no_paths(store: Store) -> None:
 
 def test_names_are_remembered(store: Store) -> None:
     """The last meaning of a name wins; a record that is damaged is none."""
-    first, second = put_image(store, b"1", name="a"), put_image(store, b"2", name="b")
+    _, second = put_image(store, b"1", name="a"), put_image(store, b"2", name="b")
     store.remember("engine a", second.id, "a")
     assert store.recall("engine a") == second.id
-    assert store.refs.names_of(second.id) == ("a", "b")
-    assert store.refs.names_of(first.id) == ()
+    assert store.refs.names() == {second.id: ("a", "b")}
     for path in store.refs.directory.iterdir():
         path.write_bytes(b"[")
     assert store.recall("engine a") is None

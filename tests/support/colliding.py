@@ -1,7 +1,8 @@
 """An image whose files are handed over just when somebody else has asked for one, mounted for real.
 
-Run as `python -m tests.colliding FOLDER MOUNTPOINT`. The READ of the file f01 leaves FOLDER/asked
-and is answered when there is a file FOLDER/go. That another request waits goes unnoticed.
+Run as `python -m tests.support.colliding FOLDER MOUNTPOINT`. The READ of the file f01 leaves
+FOLDER/asked and is answered when there is a file FOLDER/go. That another request waits goes
+unnoticed.
 """
 
 import sys

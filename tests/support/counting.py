@@ -1,11 +1,13 @@
 """An image that keeps count of what is read from it, mounted for real.
 
-Run as `python -m tests.counting FOLDER MOUNTPOINT`; FOLDER holds the layers as 0.tar, 1.tar, ...
+Run as `python -m tests.support.counting FOLDER MOUNTPOINT`; FOLDER holds the layers as 0.tar,
+1.tar, ..., which are read in place, or, where it has a file `stored`, as layers of the cache.
 Each READ leaves the first bytes of what was read as a line in FOLDER/reads.
 """
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from imagefs.fuse import server
@@ -33,6 +35,8 @@ def main(folder: Path, mountpoint: Path, kind: type[CountingFs] = CountingFs) ->
     """Serve until unmounted; write `ready` to standard output when the mount is there."""
     layers = [path.read_bytes() for path in sorted(folder.glob("[0-9].tar"))]
     image = image_of(layers, folder)
+    if (folder / "stored").exists():
+        image = replace(image, layers=tuple(replace(one, stored=True) for one in image.layers))
     fs = kind(folder)
     fs.add_image(image, folder)
 

@@ -1,7 +1,7 @@
 """A catalog of two images whose loading a test can hold up or make fail, mounted for real.
 
-Run as `python -m tests.gated FOLDER MOUNTPOINT`. An image is loaded when FOLDER/open exists; it
-fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts.
+Run as `python -m tests.support.gated FOLDER MOUNTPOINT`. An image is loaded when FOLDER/open
+exists; it fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts.
 """
 
 import os

@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from imagefs.archive import compression, docker_v1, members
+from imagefs.archive import compression, docker_v1, members, windows
 from imagefs.engine import api
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
+from imagefs.image import safe_json
 from imagefs.index import fold
 from imagefs.index import records as layer_records
 from imagefs.tar import header as tar_header
@@ -53,8 +54,9 @@ LIMITS = (
     Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
     Limit("link targets and attributes of a layer", size(layer_records.MAX_ATTRIBUTES), MEMORY),
-    Limit("steps through symbolic links in a layer's names", number(fold.MAX_FOLLOWED), HONEST),
-    Limit("runs of data in a layer's sparse files", number(sparse.MAX_RUNS), MEMORY),
+    Limit("steps through links and deep directories in a layer", number(fold.MAX_FOLLOWED), HONEST),
+    Limit("runs in a layer's sparse files", number(sparse.MAX_RUNS), MEMORY),
+    Limit("pax records of a layer, beyond 32 a header", number(pax.MAX_RECORDS), HONEST),
     Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),
     Limit("a name between slashes", size(fold.NAME_MAX), NAMES),
     Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
@@ -65,7 +67,9 @@ LIMITS = (
     Limit("a file of JSON", size(members.MAX_JSON), HONEST),
     Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
     Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
-    Limit("memory to decompress xz", size(compression._XZ_MEMORY), HONEST),
+    Limit("memory of all decompressors at work", size(windows.BUDGET), MEMORY),
+    Limit("values in JSON", number(safe_json.MAX_VALUES), MEMORY),
+    Limit("depth of values in JSON", number(safe_json.MAX_DEPTH), HONEST),
     Limit("an engine's answer", size(api._MAX_ANSWER), HONEST),
     Limit("the wait for a connection", seconds(api._CONNECT_TIMEOUT), "an export's wait has none"),
     Limit(

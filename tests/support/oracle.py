@@ -18,11 +18,17 @@ Pairs: TypeAlias = Iterable[tuple[str, Node]]
 
 @dataclass(eq=False)
 class Inode:
-    """Anything but a directory, as a member of layer `layer` describes it."""
+    """Anything but a directory, as a member of layer `layer` describes it.
+
+    A hard link whose target was not there when it came has the `paths` at which lower layers may
+    have it, and what of its own layer stands `behind` these.
+    """
 
     node: Node
     layer: int
     lost: bool = False
+    paths: tuple[str, ...] = ()
+    behind: "Inode | None" = None
 
 
 @dataclass(eq=False)
@@ -69,11 +75,45 @@ def unpack(members: Pairs, layer: int) -> Tree:
             else:
                 parent.entries[parts[-1]] = Tree(layer, node)
         else:
-            target = find(root, node.target) if node.type == tarfile.LNKTYPE else None
-            usable = isinstance(target, Inode) and target.node.type != tarfile.LNKTYPE
-            parent.entries[parts[-1]] = target if target and usable else Inode(node, layer)
+            parent.entries[parts[-1]] = leaf(root, node)
     bind_late(root)
     return root
+
+
+def leaf(root: Tree, node: Node) -> Inode:
+    """Return the inode that a member is a name of."""
+    if node.type != tarfile.LNKTYPE:
+        return Inode(node, root.layer)
+    target = find(root, node.target)
+    if not isinstance(target, Inode):
+        return Inode(node, root.layer, paths=(spelled([root], clean(node.target)),))
+    if target.node.type == tarfile.LNKTYPE:
+        return Inode(target.node, root.layer, paths=target.paths)
+    return target
+
+
+def spelled(trail: "list[Tree | None]", parts: list[str]) -> str:
+    """Return a path without the links that a layer has among its parents."""
+    names: list[str] = []
+    links = 0
+    while parts:
+        part, *parts = parts
+        if part == "..":
+            names, trail = names[:-1], trail[:-1] or trail
+        elif part not in ("", "."):
+            here = trail[-1]
+            child = here.entries.get(part) if here else None
+            if parts and isinstance(child, Inode) and child.node.type == tarfile.SYMTYPE:
+                links += 1
+                if links > 40:
+                    return ""
+                target = child.node.target
+                if target.startswith("/"):
+                    names, trail = [], trail[:1]
+                parts = [*target.split("/"), *parts]
+                continue
+            names, trail = [*names, part], [*trail, child if isinstance(child, Tree) else None]
+    return "/".join(names)
 
 
 def clean(path: str) -> list[str]:
@@ -93,7 +133,7 @@ def enter(root: Tree, parts: list[str]) -> Tree:
     for part in parts:
         child = trail[-1].entries.get(part)
         if isinstance(child, Inode) and child.node.type == tarfile.SYMTYPE:
-            led = follow(trail, child.node.target, 40)
+            led = follow(trail, child.node.target, 40, make=True)
             if led:
                 trail = led
                 continue
@@ -103,7 +143,7 @@ def enter(root: Tree, parts: list[str]) -> Tree:
     return trail[-1]
 
 
-def follow(trail: list[Tree], target: str, links: int) -> list[Tree] | None:
+def follow(trail: list[Tree], target: str, links: int, *, make: bool = False) -> list[Tree] | None:
     """Return the way to the directory that a symbolic link in trail[-1] means, or None."""
     if not target or not links:
         return None
@@ -116,10 +156,13 @@ def follow(trail: list[Tree], target: str, links: int) -> list[Tree] | None:
             if isinstance(child, Tree):
                 trail = [*trail, child]
             elif child is not None and child.node.type == tarfile.SYMTYPE:
-                led = follow(trail, child.node.target, links - 1)
+                led = follow(trail, child.node.target, links - 1, make=make)
                 if led is None:
                     return None
                 trail = led
+            elif make:
+                made = trail[-1].entries[part] = Tree(trail[-1].layer)
+                trail = [*trail, made]
             else:
                 return None
     return trail
@@ -135,28 +178,22 @@ def find(root: Tree, path: str) -> Tree | Inode | None:
 
 
 def bind_late(root: Tree) -> None:
-    """Bind hard links to what came after them, through other such links if need be."""
-    bound: dict[int, Inode | None] = {}
-    for _, links in list(links_in(root)):
-        for link in links.values():
-            seen = [link]
-            while True:
-                target = find(root, seen[-1].node.target)
-                if not isinstance(target, Inode):
-                    # A lower layer may have it: then all links on the way mean that.
-                    found: Inode | None = seen[-1]
-                elif target in seen:
-                    found = None
-                elif target.node.type == tarfile.LNKTYPE:
-                    seen.append(target)
-                    continue
-                else:
-                    found = target
+    """Find what hard links lead to that came after them, through other such links if need be."""
+    all_links = [link for _, links in list(links_in(root)) for link in links.values()]
+    ends: dict[int, tuple[tuple[str, ...], Inode | None]] = {}
+    for link in all_links:
+        seen: list[Inode] = []
+        found: Tree | Inode | None = link
+        while isinstance(found, Inode) and found.node.type == tarfile.LNKTYPE:
+            if any(found is one for one in seen):
+                found = None
                 break
-            bound[id(link)] = found
-    for directory, links in list(links_in(root)):
-        for name, link in links.items():
-            directory.entries[name] = bound[id(link)] or link
+            seen.append(found)
+            found = find(root, found.paths[0])
+        paths = tuple(path for one in seen for path in one.paths[:1])
+        ends[id(link)] = paths, found if isinstance(found, Inode) else None
+    for link in all_links:
+        link.paths, link.behind = ends[id(link)]
 
 
 def links_in(tree: Tree) -> Iterator[tuple[Tree, dict[str, Inode]]]:
@@ -189,10 +226,10 @@ def reach_down(tree: Tree, below: Tree) -> None:
     """Bind the hard links that a layer left open to the files of the layers below it."""
     for directory, links in list(links_in(tree)):
         for name, link in links.items():
-            target: Tree | Inode | None = below
-            for part in clean(link.node.target):
-                target = target.entries.get(part) if isinstance(target, Tree) else None
-            if isinstance(target, Inode) and not target.lost:
+            found = [find(below, path) for path in link.paths]
+            target = next((one for one in found if isinstance(one, Inode)), link.behind)
+            target = link.behind if target is None or target.lost else target
+            if target is not None:
                 directory.entries[name] = target
             else:
                 link.lost = True
@@ -255,7 +292,7 @@ def expected(tree: Tree) -> dict[str, Seen]:
 
 def flatten(tree: Tree, prefix: str) -> Iterator[tuple[str, Tree | Inode]]:
     for name, child in tree.entries.items():
-        yield prefix + name, child
+        yield prefix + name, (isinstance(child, Inode) and child.behind) or child
         if isinstance(child, Tree):
             yield from flatten(child, f"{prefix}{name}/")
 

@@ -507,6 +507,20 @@ XATTRS = {
         [(b"SCHILY.xattr.user.a", b"1"), (b"SCHILY.xattr.user.a", b"2")],
         {b"user.a": b"2"},
     ),
+    "namespaces that Linux lacks": (
+        [
+            (b"SCHILY.xattr.com.apple.quarantine", b"v"),
+            (b"LIBARCHIVE.xattr.com.apple.FinderInfo", b"dg=="),
+            (b"SCHILY.xattr.user", b"v"),
+            (b"SCHILY.xattr.user.", b"v"),
+            (b"SCHILY.xattr.User.a", b"v"),
+            (b"SCHILY.xattr.user.a", b"1"),
+            (b"SCHILY.xattr.trusted.a", b"2"),
+            (b"SCHILY.xattr.security.capability", b"3"),
+            (b"LIBARCHIVE.xattr.system.a", b"NA=="),
+        ],
+        {b"user.a": b"1", b"trusted.a": b"2", b"security.capability": b"3", b"system.a": b"4"},
+    ),
     "ACLs are no xattrs": ([(b"SCHILY.acl.access", b"user::rwx")], {}),
 }
 
@@ -547,9 +561,49 @@ LEGAL: dict[str, tuple[bytes, list[bytes]]] = {
         [b"a"],
     ),
     "GNU long name": (long_name(b"l" * 300) + header(b"short", magic=GNU) + END, [b"l" * 300]),
-    "pax path over a GNU long name": (
+    "GNU long name over a pax path": (
         long_name(b"l" * 300) + pax([(b"path", b"p")]) + file(b"a") + END,
-        [b"p"],
+        [b"l" * 300],
+    ),
+    "pax path over a GNU long name's end": (
+        pax([(b"path", b"p")]) + long_name(b"l") + file(b"a") + END,
+        [b"l"],
+    ),
+    "of two extended headers the last": (
+        pax([(b"path", b"p")]) + pax([(b"comment", b"c")]) + file(b"a") + END,
+        [b"a"],
+    ),
+    "a global header behind an extended one": (
+        pax([(b"path", b"p")])
+        + long_name(b"l")
+        + pax([(b"comment", b"c")], b"g")
+        + file(b"a")
+        + END,
+        [b"a"],
+    ),
+    "a v7 directory with a size": (
+        header(b"d/", b"\0", size=1, magic=V7) + file(b"f") + END,
+        [b"d/", b"f"],
+    ),
+    "a v7 directory by its long name": (
+        long_name(b"d/") + header(b"x", b"\0", size=600, magic=GNU) + file(b"f") + END,
+        [b"d/", b"f"],
+    ),
+    "a prefix that old Go wrote into a GNU header": (
+        header(b"f", magic=GNU, tail=b"pre/fix") + END,
+        [b"pre/fix/f"],
+    ),
+    "times in a GNU header": (
+        header(b"f", magic=GNU, tail=b"00000000001\0" + b"00000000002\0") + END,
+        [b"f"],
+    ),
+    "a sparse file's name without a map": (
+        pax([(b"GNU.sparse.name", b"s"), (b"GNU.sparse.size", b"9")]) + file(b"a") + END,
+        [b"a"],
+    ),
+    "a sparse file's name of a version that nobody knows": (
+        pax([(b"GNU.sparse.name", b"s"), (b"GNU.sparse.major", b"1")]) + file(b"a") + END,
+        [b"a"],
     ),
     "Solaris extended header": (pax([(b"path", b"p")], b"X") + file(b"a") + END, [b"p"]),
     "an empty pax record takes nothing": (pax([(b"path", b"")]) + file(b"a") + END, [b"a"]),
@@ -607,7 +661,13 @@ def test_legal_tars(name: str) -> None:
 ALONE = {
     "star, with times behind its prefix": "as Go; the others take times for names if they touch",
     "an empty pax record takes nothing": "as Go and bsdtar; an empty name helps nobody",
-    "pax path over a GNU long name": "as GNU tar; pax is the standard",
+    "GNU long name over a pax path": "as Go, and so as engines",
+    "pax path over a GNU long name's end": "as Go, and so as engines",
+    "a global header behind an extended one": "as Go, and so as engines",
+    "a v7 directory by its long name": "as Go, and so as engines",
+    "a prefix that old Go wrote into a GNU header": "as Go, and so as engines",
+    "a sparse file's name without a map": "as Go, and so as engines",
+    "a sparse file's name of a version that nobody knows": "as Go, and so as engines",
     "global records rename nothing": "as engines; a layer where all files have one name is none",
     "a volume's label": "as bsdtar; no file was ever packed",
     "a continued volume": "half a file is none",

@@ -75,6 +75,7 @@ def below(fs: ImageFs, *path: bytes) -> list[bytes]:
         pytest.param("team/a\0b:1", id="a NUL in it"),
         pytest.param("team/../b:1", id="leads elsewhere"),
         pytest.param("/b:1", id="begins with a slash"),
+        pytest.param("a/" * 8000 + "b:1", id="thousands of slashes"),
     ],
 )
 def test_a_name_that_no_file_can_have_is_left_out(fs: Catalog, engine: Engine, name: str) -> None:
@@ -89,6 +90,39 @@ def test_a_name_of_any_characters_can_be_shown(fs: Catalog, engine: Engine) -> N
     """JSON may hold half a character; it neither hides other names nor fails the listing."""
     engine.images = {image_id(1): ["odd\udc00:1", "good:1"]}
     assert below(fs) == [b"by-id", b"good:1", b"odd\xed\xb0\x80:1"]
+
+
+ONE, OTHER = (f"sha256:{'abc' * 4}{digit * 52}" for digit in "12")
+
+
+@pytest.mark.parametrize("ids", [(ONE, OTHER), (OTHER, ONE)], ids=["in turn", "turned round"])
+def test_images_whose_ids_begin_alike_are_told_apart(
+    ids: tuple[str, str], engine: Engine, tmp_path: Path
+) -> None:
+    """Each tag shows its own image, whichever the engine lists first."""
+    contents = {}
+    for one in ids:
+        (tmp_path / one[-1]).mkdir()
+        contents[one] = image_of([layer({"f": one})], tmp_path / one[-1])
+    (tmp_path / "index").mkdir()
+    fs = Catalog(engine.names, contents.__getitem__, tmp_path / "index")
+    engine.images = {one: [f"app:{one[-1]}"] for one in ids}
+    assert below(fs, b"by-id") == sorted(one[7:20].encode() for one in ids)
+    for one in ids:
+        target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
+        assert target == b"by-id/" + one[7:20].encode()
+        file = node_of(fs, *target.split(b"/"), b"rootfs", b"f")
+        assert fs.read(file, 0, 100).decode() == one
+
+
+def test_a_directory_keeps_its_name(engine: Engine, fs: Catalog) -> None:
+    """An image that comes later and begins alike has the longer one; who is inside stays there."""
+    engine.images = {ONE: ["app:1"]}
+    assert below(fs, b"by-id") == [ONE[7:19].encode()]
+    engine.images = {OTHER: ["app:2"], ONE: ["app:1"]}
+    assert below(fs, b"by-id") == [ONE[7:19].encode(), OTHER[7:20].encode()]
+    assert fs.readlink(node_of(fs, b"app:1")) == b"by-id/" + ONE[7:19].encode()
+    assert fs.readlink(node_of(fs, b"app:2")) == b"by-id/" + OTHER[7:20].encode()
 
 
 @pytest.mark.parametrize("said", [None, 1_500_000_000], ids=["unsaid", "said"])
@@ -140,6 +174,105 @@ def test_an_image_that_cannot_be_opened_leaves_no_layer_open(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not fs._layers
     assert below(fs, b"by-id", b"000000000001", b"rootfs") == [b"f"]
+
+
+def test_what_names_make_up_has_a_bound(
+    fs: Catalog, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it images show by their ids alone, and those that are named still do."""
+    monkeypatch.setattr(engine_fs, "MAX_DIRECTORIES", 50)
+    deep = "a/" * (engine_fs.MAX_DEPTH - 1)
+    engine.images = {image_id(1): ["first:1", f"{deep}b:1", *(f"{n}/b:1" for n in range(99))]}
+    assert below(fs)[-2:] == [b"by-id", b"first:1"]
+    assert node_of(fs, *[b"a"] * (engine_fs.MAX_DEPTH - 1), b"b:1")
+    assert len(fs.made._nodes) < 2 * engine_fs.MAX_DEPTH
+    engine.images = {image_id(1): ["first:1"]}
+    assert below(fs) == [b"by-id", b"first:1"]
+    assert len(fs.made._nodes) < 6
+
+
+class Kernel:
+    """Looks paths up, and holds what it has found until it is told to forget it."""
+
+    def __init__(self, fs: Catalog, engine: Engine, folder: Path) -> None:
+        self.fs, self.engine, self.folder = fs, engine, folder
+        self.held: list[int] = []
+
+    def look(self, *path: bytes) -> int:
+        node = ROOT_ID
+        for name in path:
+            found = self.fs.lookup(node, name)
+            assert found is not None, name
+            node = found.node
+            self.fs.refer([node], 1)
+            self.held.append(node)
+        return node
+
+    def forget(self, *but: int) -> None:
+        self.fs.refer([node for node in self.held if node not in but], -1)
+        self.held = [node for node in self.held if node in but]
+
+    def root_of(self, number: int, *layers: dict[str, str]) -> tuple[bytes, ...]:
+        """Have an image of these layers come; return where its root is."""
+        self.engine.images[image_id(number)] = []
+        self.engine.image = image_of(map(layer, layers), self.folder)
+        return b"by-id", image_id(number)[7:19].encode(), b"rootfs"
+
+    def remove(self, number: int) -> None:
+        del self.engine.images[image_id(number)]
+        below(self.fs, b"by-id")
+
+
+@pytest.fixture
+def kernel(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """A kernel before a mount that has numbers for few images at a time."""
+    monkeypatch.setattr(nodeid, "MAX_VIEWS", 17)
+    monkeypatch.setattr(nodeid, "MAX_LAYERS", 4)
+    (tmp_path / "index").mkdir()
+    return Kernel(Catalog(engine.names, engine.load, tmp_path / "index"), engine, tmp_path)
+
+
+SHARED = {"d/f": "shared"}
+
+
+def test_numbers_of_images_that_went_are_given_again(kernel: Kernel) -> None:
+    """More images come and go than there are numbers; the inode numbers stay as low as they were.
+
+    They share a layer with one that stays, and what somebody has open of them can be read.
+    """
+    stays = kernel.look(*kernel.root_of(0, SHARED), b"d")
+    kernel.held.clear()
+    inos = set()
+    for number in range(1, 30):
+        path = kernel.root_of(number, SHARED, {"x": str(number)})
+        file = kernel.look(*path, b"x")
+        inos.add(kernel.fs.getattr(kernel.look(*path, b"d")).ino)
+        kernel.remove(number)
+        kernel.forget(file)
+        assert kernel.fs.read(file, 0, 9) == str(number).encode()
+        kernel.forget()
+        with pytest.raises(FileNotFoundError):
+            kernel.fs.read(file, 0, 9)
+    assert len(inos) == 1
+    assert kernel.fs.getattr(stays).ino not in inos
+
+
+def test_a_number_is_not_given_again_while_the_kernel_knows_it(kernel: Kernel) -> None:
+    """A directory of a removed image is known by a layer that lives on: it becomes no other's."""
+    kernel.look(*kernel.root_of(0, SHARED))
+    kernel.held.clear()
+    old = kernel.look(*kernel.root_of(1, SHARED, {"x": ""}), b"d")
+    kernel.remove(1)
+    kernel.forget(old)
+    for number in range(2, 30):
+        kernel.look(*kernel.root_of(number, SHARED, {"x": str(number)}))
+        assert nodeid.unpack(old)[0] not in kernel.fs._views
+        with pytest.raises(FileNotFoundError):
+            kernel.fs.getattr(old)
+        kernel.remove(number)
+        kernel.forget(old)
+    kernel.forget()
+    assert kernel.fs.free_views.left() == 17 - 3
 
 
 def test_a_file_says_its_layer_in_each_image(tmp_path: Path) -> None:

@@ -135,7 +135,28 @@ ROWS: dict[str, tuple[list[Members], dict[str, str]]] = {
     ),
     "file below a dangling symlink, same layer": (
         [{"link": Sym("nowhere"), "link/f": "f"}],
-        {"link/": "", "link/f": "f"},
+        {"link": "-> nowhere", "nowhere/": "", "nowhere/f": "f"},
+    ),
+    "file below a symlink to a lower layer's directory": (
+        [{"usr/lib/": Dir(0o700)}, {"lib": Sym("usr/lib"), "lib/m": "m", "lib/d/n": "n"}],
+        {"usr/": "", "usr/lib/": "", "usr/lib/m": "m", "usr/lib/d/": "", "usr/lib/d/n": "n"}
+        | {"lib": "-> usr/lib"},
+    ),
+    "whiteout below a symlink to a lower layer's directory": (
+        [{"b/gone": "x", "b/kept": "k"}, {"a": Sym("/b"), "a/.wh.gone": ""}],
+        {"b/": "", "b/kept": "k", "a": "-> /b"},
+    ),
+    "opaque marker below a symlink to a lower layer's directory": (
+        [{"b/gone": "x"}, {"a": Sym("/b"), "a/.wh..wh..opq": "", "a/new": "n"}],
+        {"b/": "", "b/new": "n", "a": "-> /b"},
+    ),
+    "file below a symlink over a file of the same layer": (
+        [{"f": "f", "link": Sym("f"), "link/x": "x"}],
+        {"f/": "", "f/x": "x", "link": "-> f"},
+    ),
+    "file below two symlinks to a lower layer's directory": (
+        [{"d/e/f": "f"}, [("l", Sym("m/e")), ("m", Sym("d")), ("l/g", "g")]],
+        {"d/": "", "d/e/": "", "d/e/f": "f", "d/e/g": "g", "l": "-> m/e", "m": "-> d"},
     ),
     "file below a symlink to itself, same layer": (
         [{"link": Sym("link"), "link/f": "f"}],
@@ -193,6 +214,62 @@ ROWS: dict[str, tuple[list[Members], dict[str, str]]] = {
     "forward hard link through another": (
         [[("c", Hard("b")), ("b", Hard("a")), ("a", "A")]],
         {"a": "A", "b": "A", "c": "A"},
+    ),
+    "hard link before its target is written anew": (
+        [{"a": "old"}, [("b", Hard("a")), ("a", "new")]],
+        {"a": "new", "b": "old"},
+    ),
+    "hard link before its target is written anew, in the other order of names": (
+        [{"b": "old"}, [("a", Hard("b")), ("b", "new"), ("c", Hard("b"))]],
+        {"a": "old", "b": "new", "c": "new"},
+    ),
+    "hard link before its target becomes a symlink": (
+        [{"a": "old"}, [("b", Hard("a")), ("a", Sym("x"))]],
+        {"a": "-> x", "b": "old"},
+    ),
+    "hard link before its target becomes a directory": (
+        [{"a": "old"}, [("b", Hard("a")), ("a/", Dir())]],
+        {"a/": "", "b": "old"},
+    ),
+    "hard link before a symlink, and no lower layer": (
+        [[("b", Hard("a")), ("a", Sym("x"))]],
+        {"a": "-> x", "b": "-> x"},
+    ),
+    "hard link to a hard link before its target is written anew": (
+        [{"a": "old"}, [("b", Hard("a")), ("c", Hard("b")), ("a", "new")]],
+        {"a": "new", "b": "old", "c": "old"},
+    ),
+    "forward hard links, one of which a lower layer has": (
+        [{"b": "B"}, [("c", Hard("b")), ("b", Hard("a")), ("a", "A")]],
+        {"a": "A", "b": "A", "c": "B"},
+    ),
+    "hard links that reach a lower file through each other": (
+        [{"a": "A"}, [("b", Hard("a")), ("a", Hard("b"))]],
+        {"a": "A", "b": "A"},
+    ),
+    "hard links that reach nothing through each other": (
+        [[("b", Hard("a")), ("a", Hard("b"))]],
+        {"a": LOST, "b": LOST},
+    ),
+    "hard link through a symlink of a lower layer": (
+        [{"usr/bin/x": "X", "bin": Sym("usr/bin")}, {"y": Hard("bin/x")}],
+        {"usr/": "", "usr/bin/": "", "usr/bin/x": "X", "bin": "-> usr/bin", "y": "X"},
+    ),
+    "hard link through symlinks of two lower layers": (
+        [{"d/e/x": "X"}, {"m": Sym("d/")}, {"l": Sym("../m/./e")}, {"y": Hard("/l/x")}],
+        {"d/": "", "d/e/": "", "d/e/x": "X", "l": "-> ../m/./e", "m": "-> d/", "y": "X"},
+    ),
+    "hard link through a symlink of its own layer to a lower directory": (
+        [{"usr/lib/m": "M"}, [("lib", Sym("usr/lib")), ("y", Hard("lib/m"))]],
+        {"usr/": "", "usr/lib/": "", "usr/lib/m": "M", "lib": "-> usr/lib", "y": "M"},
+    ),
+    "hard link through a circle of symlinks": (
+        [{"l": Sym("m"), "m": Sym("l")}, {"y": Hard("l/x")}],
+        {"l": "-> m", "m": "-> l", "y": LOST},
+    ),
+    "names of eStargz": (
+        [{"a": "a", "stargz.index.json": "{}", ".prefetch.landmark": "\x0f"}],
+        {"a": "a", "stargz.index.json": "{}", ".prefetch.landmark": "\x0f"},
     ),
     "dangling hard link": ([{"b": Hard("a")}], {"b": LOST}),
     "hard link to a directory": ([{"d/": "", "b": Hard("d")}], {"d/": "", "b": LOST}),
