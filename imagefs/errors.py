@@ -13,8 +13,6 @@ _REMEDIES = {
     errno.ENFILE: "the whole system has no more",
     errno.EAGAIN: "`ulimit -u` says how many processes and threads you may have",
     errno.ENOMEM: "`ulimit -v` says how much a program may have",
-    errno.ENOSPC: "`imagefs cache prune` makes room in the cache",
-    errno.EDQUOT: "`imagefs cache prune` makes room in the cache",
     errno.EFBIG: "`ulimit -f` says how large a file may become",
 }
 

@@ -17,7 +17,7 @@ import click
 
 from imagefs import __version__
 from imagefs.cli import mount_helper
-from imagefs.errors import ImagefsError, UsageError, shortage
+from imagefs.errors import HostError, ImagefsError, UsageError, shortage
 from imagefs.fuse.mount import KERNEL_FLAGS
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -61,8 +61,7 @@ def run(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["--mount-helper"] or mount_helper.is_call(words):
             words = mount_helper.words([word for word in words if word != "--mount-helper"])
         status = cli.main(words, prog_name="imagefs", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush_output()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
@@ -72,7 +71,7 @@ def run(args: Sequence[str] | None = None) -> int:
         return 0
     except (Exception, KeyboardInterrupt) as error:
         status = _fail(*_judged(error))
-        _let_go_of_output()
+        _let_go_of_streams()
         return status
     return status if isinstance(status, int) else 0
 
@@ -90,13 +89,24 @@ def _judged(error: BaseException) -> tuple[str, int]:
     return shortage(error) or f"unexpected {type(error).__name__}: {error}", _FAILED
 
 
-def _let_go_of_output() -> None:
-    """Leave nothing to the interpreter's end, which would complain of it once more."""
+def _flush_output() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError:
-        sys.stdout = None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"standard output: {error.strerror}") from error
+
+
+def _let_go_of_streams() -> None:
+    """Leave nothing to the interpreter's end, which would complain of it once more."""
+    for name in ("stdout", "stderr"):
+        try:
+            if getattr(sys, name) is not None:
+                getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, None)
 
 
 def _fail(words: str, status: int) -> int:

@@ -42,7 +42,7 @@ KERNEL_FLAGS = {
     "lazytime": 1 << 25,
 }
 """Options of mount(8) that are the kernel's own to keep, with their bits in <sys/mount.h>."""
-_ROOT_ALONE = {"nosymfollow", "relatime", "strictatime", "lazytime"}
+_ROOT_ALONE = {"nosymfollow", "nodiratime", "relatime", "strictatime", "lazytime"}
 """Those that fusermount3 and libfuse do not know."""
 
 

@@ -20,6 +20,9 @@ from imagefs.index.reader import Index, layer_bytes
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
+_THREADS_EACH, _DESCRIPTORS_EACH = 3, 10
+"""What an executor of processes takes for itself, and something to spare."""
+
 
 def key_of(layer: Layer, fd: int | None = None) -> bytes:
     """Return the 32-byte key of a layer's index: what the layer is, or where it lies.
@@ -156,7 +159,35 @@ def _processes(count: int) -> "ProcessPoolExecutor":
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
     from multiprocessing import get_context  # noqa: PLC0415
 
+    _check_room(count)
     return ProcessPoolExecutor(count, get_context("fork"), processes.end_with, (os.getpid(),))
+
+
+def _check_room(processes: int) -> None:
+    """Raise OSError or RuntimeError where an executor would get no threads or descriptors.
+
+    It takes them in a thread of its own, whose failure its caller would wait for without end.
+    """
+    import threading  # noqa: PLC0415
+
+    enough = threading.Event()
+    threads: list[threading.Thread] = []
+    descriptors: list[int] = []
+    try:
+        for _ in range(_THREADS_EACH):
+            threads.append(threading.Thread(target=enough.wait, daemon=True))
+            threads[-1].start()
+        for _ in range(_DESCRIPTORS_EACH + 4 * processes):
+            descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror) from None  # whatever file it was
+    finally:
+        enough.set()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
 
 
 def build(layer: Layer, index_dir: Path) -> None:

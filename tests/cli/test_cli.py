@@ -416,7 +416,7 @@ def test_mount_8_mounts_by_type(way: str) -> None:
         else:
             install(root, "/usr/local/bin", "imagefs", root.command())
         archive, place = root.file("app.tar", ARCHIVE), root.directory()
-        options = "ro,view=rootfs,allow_other,nofail"
+        options = "ro,noexec,noatime,view=rootfs,allow_other,nofail"
         root.file("fstab", f"{archive} {place} fuse.imagefs {options},noauto 0 0\n")
         if way == "fstab":
             answer = root.run("mount", "-T", "fstab", place)
@@ -425,6 +425,8 @@ def test_mount_8_mounts_by_type(way: str) -> None:
         assert answer.status == 0, answer.err
         assert root.mounted(place)
         assert root.reads(place / "etc/issue") == "new\n"
+        [found] = [line for line in root.reads("/proc/mounts").splitlines() if str(place) in line]
+        assert {"noexec", "noatime"} <= set(found.split()[3].split(","))
         assert root.run("umount", place).status == 0
 
 

@@ -90,6 +90,65 @@ def test_the_mount_says_what_it_is(driver: str, source: str, place: Path) -> Non
     assert mountinfo.at(place) is None
 
 
+FLAGS = sorted(mount.KERNEL_FLAGS)
+FOR_ALL = ("dirsync", "noatime", "noexec", "sync")
+"""What fusermount3 and libfuse know of them."""
+
+
+def has_flag(proc_mounts: str, place: Path, flag: str) -> bool:
+    """Tell whether a mount has a flag; the kernel shows no strictatime, but the lack of others."""
+    (options,) = [
+        line.split()[3].split(",")
+        for line in proc_mounts.splitlines()
+        if line.split()[1] == str(place)
+    ]
+    if flag == "strictatime":
+        return not {"relatime", "noatime"}.intersection(options)
+    return flag in options
+
+
+@pytest.mark.parametrize(
+    ("driver", "flag"),
+    [*(("native", flag) for flag in FLAGS), *(("libfuse", flag) for flag in FOR_ALL)],
+)
+def test_flags_reach_the_kernel(driver: str, flag: str, place: Path) -> None:
+    """What mount(8) calls independent of the file system is the mount's."""
+    with served(driver, "conformance", place, flags=(flag,)):
+        assert has_flag(Path("/proc/self/mounts").read_text(), place, flag)
+
+
+@EVERY_DRIVER
+@pytest.mark.parametrize("flag", FOR_ALL)
+def test_flags_of_ordinary_users_reach_the_kernel(driver: str, flag: str) -> None:
+    """fusermount3 passes on what it knows."""
+    with users.others(NOBODY) as (user,):
+        place = user.directory()
+        with served(driver, "conformance", place, user=user, flags=(flag,)):
+            assert has_flag(user.reads("/proc/self/mounts"), place, flag)
+
+
+@EVERY_DRIVER
+@pytest.mark.parametrize("flag", sorted(set(FLAGS) - set(FOR_ALL)))
+def test_flags_that_fusermount3_does_not_know_are_refused(driver: str, flag: str) -> None:
+    """No flag is dropped in silence: the error names it."""
+    with (
+        users.others(NOBODY) as (user,),
+        pytest.raises(ServingFailedError, match=rf"^HostError: .* option {flag}$"),
+        served(driver, "conformance", user.directory(), user=user, flags=(flag,)),
+    ):
+        pass
+
+
+@EVERY_DRIVER
+def test_nothing_runs_from_a_mount_with_noexec(driver: str, place: Path) -> None:
+    """A program of the image is refused by the kernel."""
+    with (
+        served(driver, "conformance", place, flags=("noexec",)),
+        pytest.raises(PermissionError),
+    ):
+        subprocess.run([place / "run", "free"], check=False)
+
+
 @EVERY_DRIVER
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_unmount(driver: str, number: signal.Signals, place: Path) -> None:

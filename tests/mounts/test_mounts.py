@@ -17,12 +17,15 @@ from typing import Any
 import pytest
 
 from imagefs.errors import MountError
-from imagefs.host import daemon
+from imagefs.fuse import mount as fuse_mount
+from imagefs.fuse.mount import MountOptions
+from imagefs.host import daemon, mountinfo
 from imagefs.host.mount_point import hold
 from imagefs.mounts import registry as mount_registry
 from tests.support import users
 from tests.support.needs import need_fuse
 from tests.support.saved import docker_save
+from tests.support.serving import need_root_and_fuse
 from tests.support.tars import layer
 from tests.support.users import User
 
@@ -107,7 +110,9 @@ def test_a_daemon_lets_go_of_what_it_came_from(user: User, archive: Path) -> Non
 
 FAILS_LATE = """
 import sys
-from imagefs.host import daemon
+from imagefs.fuse import mount as fuse_mount
+from imagefs.fuse.mount import MountOptions
+from imagefs.host import daemon, mountinfo
 from imagefs.host.mount_point import hold
 from imagefs.errors import HostError
 
@@ -352,6 +357,221 @@ def test_what_is_no_place_to_mount(tmp_path: Path, name: str) -> None:
     with pytest.raises(MountError, match=words.get(name, "not a directory")):
         hold(place)
     hold((tmp_path / "full/inside").resolve()).release()
+
+
+def test_a_record_is_of_one_mount_alone(user: User, archive: Path) -> None:
+    """A mount that took the place, the device and the number of a dead one is no dead mount."""
+    place, elsewhere = user.directory(), str(user.home / "another cache")
+    for _ in range(20):
+        kill(mount(user, archive, place))
+        former = mountinfo.at(place)
+        subprocess.run(["umount", place], check=True)
+        user.does("mount", archive, place, IMAGEFS_CACHE=elsewhere)
+        again = mountinfo.at(place)
+        assert former is not None
+        assert again is not None
+        if (former.id, former.device) == (again.id, again.device):
+            break
+        user.does("unmount", place, IMAGEFS_CACHE=elsewhere)
+    else:
+        pytest.skip("the kernel gave no numbers again")
+    with somebody_in(place):
+        [one] = listed(user)
+        assert one["alive"]
+        assert "still using" in user.imagefs("unmount", place).err
+        assert user.mounted(place)
+
+
+@pytest.mark.parametrize("driver", ["native", "libfuse"])
+@pytest.mark.parametrize("uid", [0, users.NOBODY])
+def test_of_two_mounts_at_once_one_wins(driver: str, uid: int) -> None:
+    """The other fails with a line, and nothing lies on top of the winner's."""
+    need_fuse(driver)
+    with users.others(uid) as (user,):
+        archive, place = user.file("app.tar", ARCHIVE), user.directory()
+        words = user.command("mount", "-q", "--driver", driver, archive, place)
+        for _ in range(6):
+            racing = [user.start(*words) for _ in range(3)]
+            said = [one.communicate(timeout=60)[1].decode() for one in racing]
+            assert sorted(one.returncode for one in racing) == [0, 1, 1], said
+            assert all(words.startswith("imagefs: ") for words in said if words)
+            assert user.run("cat", "/proc/self/mounts").out.count(str(place)) == 1
+            assert user.reads(place / "rootfs/etc/motd") == "hello\n"
+            user.does("unmount", place)
+
+
+SWAPS = """
+import os, sys
+parent, victim = sys.argv[1:]
+print("on", flush=True)
+while os.getppid() != 1 and not os.path.exists(parent + ".end"):
+    os.rename(parent, parent + ".real")
+    os.symlink(victim, parent)
+    os.unlink(parent)
+    os.rename(parent + ".real", parent)
+"""
+
+
+@pytest.mark.parametrize("uid", [0, users.NOBODY])
+def test_a_swapped_parent_leads_no_mount_astray(uid: int) -> None:
+    """Whoever has the parent of a mount point and puts links in its place has nothing of ours
+    mounted where the links lead: the mount is made on the directory itself, or refused.
+    """
+    with users.others(*sorted({0, uid}), users.DAEMON) as (root, *more, other):
+        victim = more[0] if more else root
+        archive = victim.file("app.tar", ARCHIVE)
+        victim.directory("astray")
+        astray = victim.directory("astray/mnt").parent
+        parent = other.directory("parent")
+        other.run("chmod", "755", other.home, parent)
+        root.run("chmod", "755", victim.home, astray)
+        root.run("sh", "-c", f"mkdir {parent}/mnt && chown {uid} {parent}/mnt")
+        swapping = other.start(other.python, "-c", SWAPS, parent, astray)
+        try:
+            assert swapping.stdout is not None
+            assert swapping.stdout.readline() == b"on\n"
+            for _ in range(20):
+                answer = victim.imagefs("mount", "-q", archive, parent / "mnt")
+                assert answer.status in (0, 1)
+                assert "unexpected" not in answer.err
+                seen = mountinfo.parse(victim.reads("/proc/self/mountinfo").encode())
+                places = [Path(one.mountpoint) for one in seen if one.source == str(archive)]
+                assert not [one for one in places if one.is_relative_to(victim.home)]
+                assert len(places) == (answer.status == 0)
+                if places:
+                    root.run("umount", "-l", *places)
+        finally:
+            other.file("parent.end", "")
+            swapping.communicate(timeout=20)
+
+
+LED_ASTRAY = """#!/bin/sh
+for last; do :; done
+case $* in *fsname=*) exec /usr/bin/fusermount3 -o ro,nosuid,nodev,subtype=imagefs -- ASTRAY;; esac
+exec /usr/bin/fusermount3 "$@"
+"""
+
+
+def test_a_mount_that_landed_elsewhere_is_taken_away() -> None:
+    """Where fusermount3 was led to another directory, which it looks up anew, no mount is left."""
+    with users.others(users.NOBODY) as (user,):
+        archive, place, astray = user.file("a.tar", ARCHIVE), user.directory(), user.directory("b")
+        user.directory("bin")
+        user.file("bin/fusermount3", LED_ASTRAY.replace("ASTRAY", str(astray)))
+        user.run("chmod", "755", "bin/fusermount3")
+        path = f"{user.home}/bin:{user.environment['PATH']}"
+        answer = user.imagefs("mount", "-q", archive, place, PATH=path)
+        assert answer.status == 1
+        assert "it was moved, or mounted on" in answer.err
+        assert not user.mounted(astray)
+        assert not user.mounted(place)
+
+
+def test_what_was_checked_is_mounted_on(tmp_path: Path) -> None:
+    """A directory that is held is mounted on wherever it is, whatever has come to its place."""
+    need_root_and_fuse()
+    (tmp_path / "other/mnt").mkdir(parents=True)
+    (tmp_path / "parent/mnt").mkdir(parents=True)
+    point = hold(tmp_path / "parent/mnt")
+    (tmp_path / "parent").rename(tmp_path / "moved")
+    (tmp_path / "parent").symlink_to("other")
+    device, mounted = fuse_mount.mount(point, MountOptions())
+    try:
+        assert mounted.mountpoint == str(tmp_path / "moved/mnt")
+        assert mountinfo.at(tmp_path / "other/mnt") is None
+    finally:
+        os.close(device)
+        fuse_mount.unmount(mounted)
+
+
+def test_nothing_is_mounted_over_what_others_have_mounted(tmp_path: Path) -> None:
+    """What another program mounted between the look and the mount stays on top, and is seen."""
+    need_root_and_fuse()
+    point = hold(tmp_path)
+    subprocess.run(["mount", "-t", "tmpfs", "theirs", tmp_path], check=True)
+    try:
+        with pytest.raises(MountError, match="mounted on"):
+            fuse_mount.mount(point, MountOptions())
+        found = mountinfo.at(tmp_path)
+        assert found is not None
+        assert found.source == "theirs"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_place_is_held_by_one(tmp_path: Path) -> None:
+    """Who comes second is told at once, not when the first has mounted."""
+    point = hold(tmp_path)
+    with pytest.raises(MountError, match="about to mount"):
+        hold(tmp_path)
+    point.release()
+    hold(tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    ("maker", "owner", "fine"),
+    [(0, 0, True), (1, 1, True), (1, 0, False), (1, 2, False), (0, 1, True)],
+)
+def test_links_of_others_lead_to_what_is_theirs(
+    tmp_path: Path, maker: int, owner: int, fine: bool
+) -> None:
+    """Anywhere on the way: a link of somebody else may lead to their own directory only."""
+    need_root_and_fuse()
+    (tmp_path / "real/mnt").mkdir(parents=True)
+    os.chown(tmp_path / "real/mnt", owner, 0)
+    (tmp_path / "link").symlink_to("real")
+    os.chown(tmp_path / "link", maker, 0, follow_symlinks=False)
+    for path in ("link/mnt", "real/../link/mnt", "link/./mnt/"):
+        with contextlib.nullcontext() if fine else pytest.raises(MountError, match="symbolic link"):
+            hold(tmp_path / path).release()
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    """As the kernel has it."""
+    (tmp_path / "loop").symlink_to("loop/x")
+    with pytest.raises(MountError, match="symbolic links"):
+        hold(tmp_path / "loop/mnt")
+
+
+LOGS = """
+import logging, sys
+from pathlib import Path
+from imagefs.host.daemon import SharedLog
+log = logging.getLogger()
+log.addHandler(SharedLog(Path(sys.argv[1]), 100_000))
+for number in range(400):
+    log.warning("%s %d %s", sys.argv[2], number, "x" * 80)
+"""
+
+
+def test_daemons_share_a_log_and_lose_nothing(user: User) -> None:
+    """Several write while the log is put aside: each line is there once, in either file."""
+    log = user.home / "imagefs.log"
+    writers = [user.start(user.python, "-c", LOGS, log, str(number)) for number in range(4)]
+    assert [one.communicate(timeout=60)[1] for one in writers] == [b""] * 4
+    aside = user.home / "imagefs.log.1"
+    assert aside.stat().st_size <= 100_000
+    lines = (aside.read_text() + log.read_text()).splitlines()
+    found = sorted(tuple(map(int, line.split()[:2])) for line in lines)
+    assert found == [(writer, number) for writer in range(4) for number in range(400)]
+
+
+MANY_OPEN = """
+import os, sys
+for number in range(3, 1500):
+    os.dup2(0, number)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_many_open_files_are_no_matter_to_unmount(user: User, archive: Path) -> None:
+    """Descriptors beyond 1,024, which select(2) cannot wait for."""
+    place = user.directory()
+    pid = mount(user, archive, place)
+    words = (user.python, "-c", MANY_OPEN, *user.command("unmount", place))
+    answer = user.run("prlimit", "--nofile=4096:4096", *words)
+    assert answer.status == 0, answer.err
+    eventually(lambda: not is_running(pid))
 
 
 def test_a_name_that_systemd_does_not_answer_at_is_no_failure(

@@ -1,7 +1,7 @@
 """Real mounts of in-memory trees: each is served by a process of its own.
 
 A process cannot look into a mount that it serves itself: it would wait for its own answer.
-Run as `python -m tests.support.serving DRIVER TREE MOUNTPOINT SOURCE [allow_other]`.
+Run as `python -m tests.support.serving DRIVER TREE MOUNTPOINT SOURCE [allow_other] [FLAG...]`.
 """
 
 import contextlib
@@ -65,6 +65,7 @@ def served(
     *,
     user: User | None = None,
     allow_other: bool = False,
+    flags: tuple[str, ...] = (),
     source: str = "test",
     control: Path | None = None,
 ) -> Iterator[Served]:
@@ -73,7 +74,7 @@ def served(
     Raises ServingFailedError, with what standard error says, if that does not come about.
     """
     words = ["-m", "tests.support.serving", driver, tree, os.fspath(mountpoint), source]
-    words += ["allow_other"] if allow_other else []
+    words += [*(["allow_other"] if allow_other else []), *flags]
     process = _start(words, control) if user is None else user.start(user.python, *words)
     try:
         assert process.stdout is not None
@@ -133,11 +134,12 @@ TREES: dict[str, Callable[[], FileSystem]] = {
 }
 
 
-def main(driver: str, tree: str, mountpoint: str, source: str, *allow_other: str) -> None:
+def main(driver: str, tree: str, mountpoint: str, source: str, *words: str) -> None:
     """Serve; write `ready` to standard output when the mount is there."""
     module = "server" if driver == "native" else "libfuse"
     serve = importlib.import_module(f"imagefs.fuse.{module}").serve
-    options = MountOptions(source=source, allow_other=bool(allow_other))
+    flags = tuple(word for word in words if word != "allow_other")
+    options = MountOptions(source, "allow_other" in words, flags)
     try:
         serve(TREES[tree](), hold(Path(mountpoint)), options, lambda: os.write(1, b"ready\n"))
     except ImagefsError as error:
