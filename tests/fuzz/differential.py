@@ -27,6 +27,7 @@ from imagefs.index.records import clean
 from imagefs.tar.scan import Member
 from tests.fuzz.headermutation import tars
 from tests.fuzz.targets import folder, members_of
+from tests.support.headers import GNU
 
 ACCEPTED = {
     "a hole and no map": "GNU tar says so of a file that is one hole; Go shows it empty",
@@ -36,6 +37,7 @@ ACCEPTED = {
     "a negative size of what has no content": "Go does not look at it; we do, as GNU tar",
     "long names of GNU beside pax's": "Go takes GNU's, which is so where it refuses the tar, too",
     "a sparse file's name and no map": "Go ignores it, and so do we; tar programs take it",
+    "a prefix in a GNU header": "Go before 1.8 wrote it, and takes it where no times can be there",
     "beyond Linux": "names or targets that are too long for any system call: we refuse the layer",
     "extended headers together": "Go bounds each by 1 MiB, we bound what one member has of them",
 }
@@ -273,7 +275,10 @@ def _apart_from_all(tar: bytes) -> str:
         return "long names of GNU beside pax's"
     if b"GNU.sparse.name=" in tar:
         return "a sparse file's name and no map"
-    return "global records" if b"g" in kinds else ""
+    if b"g" in kinds:
+        return "global records"
+    gnu = {tar[at + 345 : at + 346] for at in range(0, len(tar), 512) if tar[at + 257 :][:8] == GNU}
+    return "a prefix in a GNU header" if gnu - {b"\0"} else ""
 
 
 def names(listing: list[Seen]) -> list[bytes]:
