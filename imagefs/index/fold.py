@@ -40,7 +40,9 @@ _DEEP = 64
 """From which component on the steps of a path are counted: honest trees hardly go so deep."""
 _MAX_LINKS = 40
 """As many symbolic links as the kernel follows in one path (path_resolution(7))."""
-_MAX_ALTERNATIVES = 256
+# Bytes of the paths of later links that a hard link may lead on to in lower layers, beside its own:
+# each is looked up in every snapshot that asks.
+_MAX_ALTERNATIVES = 16
 _MAX_KNOWN = 1 << 17
 _MAX_KNOWN_LENGTH = 512
 
