@@ -27,6 +27,7 @@ PACKAGES: dict[str, set[str]] = {
     "engine": {"image", "tar", "host", "store", "index", "archive"},
     "source": {"image", "host", "store", "index", "archive", "engine"},
     "vfs": {"image", "tar", "host", "index"},
+    "tree": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
     "mounts": {"host", "fuse"},
 }
@@ -104,6 +105,7 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
+        "import imagefs",
         "import imagefs.cli.main",
         "import imagefs.vfs.image_fs, imagefs.fuse.server",
         "from imagefs.cli.main import run; run(['--help'])",

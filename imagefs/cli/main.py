@@ -297,6 +297,44 @@ def fetch(images: tuple[str, ...], **options: Any) -> None:
     commands.fetch([commands.source_of(image, options) for image in images])
 
 
+_VIEW = click.option(
+    "--view",
+    default="rootfs",
+    show_default=True,
+    metavar="VIEW",
+    help="What to look into: rootfs, snapshots/NN or layers/NN.",
+)
+
+
+@cli.command(short_help="List what is in an image, without a mount.")
+@click.argument("source")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-l", "long", is_flag=True, help="Show mode, owner, size, time and link target.")
+@click.option("-R", "recursive", is_flag=True, help="List directories with all below them.")
+@click.option("-a", "everything", is_flag=True, help="List names that start with a dot, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")
+@_VIEW
+@_SOURCE_OPTIONS
+def ls(source: str, paths: tuple[str, ...], view: str, **options: Any) -> None:
+    """List what is in an image, without a mount. Times are in UTC."""
+    from imagefs.cli import commands, look  # noqa: PLC0415
+
+    style = look.Style(*(options[name] for name in ("long", "recursive", "everything", "as_json")))
+    look.ls(commands.source_of(source, options), view, paths, style)
+
+
+@cli.command(short_help="Write files of an image to standard output.")
+@click.argument("source")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_VIEW
+@_SOURCE_OPTIONS
+def cat(source: str, paths: tuple[str, ...], view: str, **options: Any) -> None:
+    """Write files of an image to standard output; links are followed inside the image."""
+    from imagefs.cli import commands, look  # noqa: PLC0415
+
+    look.cat(commands.source_of(source, options), view, paths)
+
+
 @cli.group()
 def cache() -> None:
     """Look after the cache."""
