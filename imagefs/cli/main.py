@@ -65,10 +65,6 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing is left to flush.
-        sys.stdout = None
-        return 0
     except (Exception, KeyboardInterrupt) as error:
         status = _fail(*_judged(error))
         _let_go_of_streams()
@@ -179,7 +175,23 @@ _SERVE_OPTIONS = _options(
 _MOUNTPOINT = click.argument("mountpoint", type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands, of which each may lose its reader."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; nothing is left to flush. Caught here, as
+            # click itself would make it exit status 1.
+            sys.stdout = None
+            return 0
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what is going on inside.")
 def cli(debug: bool) -> None:
