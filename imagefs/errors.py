@@ -68,3 +68,7 @@ def shortage(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return f"no more threads can be started; {_REMEDIES[errno.EAGAIN]}"
     return None
+
+
+class PathError(ImagefsError):
+    """A path is not in the image, is not of the kind that is asked for, or cannot be read."""

@@ -65,10 +65,6 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing is left to flush.
-        sys.stdout = None
-        return 0
     except (Exception, KeyboardInterrupt) as error:
         status = _fail(*_judged(error))
         _let_go_of_streams()
@@ -179,7 +175,23 @@ _SERVE_OPTIONS = _options(
 _MOUNTPOINT = click.argument("mountpoint", type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands, of which each may lose its reader."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; nothing is left to flush. Caught here, as
+            # click itself would make it exit status 1.
+            sys.stdout = None
+            return 0
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and what is going on inside.")
 def cli(debug: bool) -> None:
@@ -295,6 +307,44 @@ def fetch(images: tuple[str, ...], **options: Any) -> None:
     from imagefs.cli import commands  # noqa: PLC0415
 
     commands.fetch([commands.source_of(image, options) for image in images])
+
+
+_VIEW = click.option(
+    "--view",
+    default="rootfs",
+    show_default=True,
+    metavar="VIEW",
+    help="What to look into: rootfs, snapshots/NN or layers/NN.",
+)
+
+
+@cli.command(short_help="List what is in an image, without a mount.")
+@click.argument("source")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-l", "long", is_flag=True, help="Show mode, owner, size, time and link target.")
+@click.option("-R", "recursive", is_flag=True, help="List directories with all below them.")
+@click.option("-a", "everything", is_flag=True, help="List names that start with a dot, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")
+@_VIEW
+@_SOURCE_OPTIONS
+def ls(source: str, paths: tuple[str, ...], view: str, **options: Any) -> None:
+    """List what is in an image, without a mount. Times are in UTC."""
+    from imagefs.cli import commands, look  # noqa: PLC0415
+
+    style = look.Style(*(options[name] for name in ("long", "recursive", "everything", "as_json")))
+    look.ls(commands.source_of(source, options), view, paths, style)
+
+
+@cli.command(short_help="Write files of an image to standard output.")
+@click.argument("source")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_VIEW
+@_SOURCE_OPTIONS
+def cat(source: str, paths: tuple[str, ...], view: str, **options: Any) -> None:
+    """Write files of an image to standard output; links are followed inside the image."""
+    from imagefs.cli import commands, look  # noqa: PLC0415
+
+    look.cat(commands.source_of(source, options), view, paths)
 
 
 @cli.group()

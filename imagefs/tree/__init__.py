@@ -1,0 +1,1 @@
+"""An opened image as one object, for programs: no mount, no driver, no kernel."""
