@@ -268,16 +268,19 @@ class ImageFs:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
         seen = self._view(view, layer, number)
-        if seen.single(layer, number):
-            directory = self._row(layer, number)
-            if directory.size > WIDE:
-                if number and not directory.flags & rows.WHITEOUTS_WITHIN:
-                    # Without markers, nothing is hidden but in a root.
-                    return Wide(directory.size, partial(self._part, seen, layer, number))
+        places = seen.places(layer, number)
+        if places:
+            if merge.size(places) > WIDE:
                 return self._wide(seen, layer, number)
-        elif seen.size(layer, number) > WIDE:
+            found = seen.listing(places)
+            return self._entries(seen, found.entries, found.described)
+        directory = self._row(layer, number)
+        if directory.size > WIDE:
+            if number and not directory.flags & rows.WHITEOUTS_WITHIN:
+                # Without markers, nothing is hidden but in a root.
+                return Wide(directory.size, partial(self._part, seen, layer, number))
             return self._wide(seen, layer, number)
-        return self._entries(seen, *seen.listing(layer, number))
+        return self._part(seen, layer, number, 0, directory.size)
 
     def _part(self, view: View, layer: int, number: int, first: int, last: int) -> list[Entry]:
         """Return some of the entries of a directory that shows one layer only."""
@@ -321,7 +324,6 @@ class ImageFs:
         self,
         view: View,
         entries: Sequence[Visible],
-        _stacks: object = None,
         described: Mapping[bytes, tuple[int, ...]] = MappingProxyType({}),
     ) -> list[Entry]:
         """Give the entries of a directory their attributes; what most of them need, in place."""
@@ -331,13 +333,14 @@ class ImageFs:
         of_view, dir_inos, inos = view.number << nodeid.VIEW_SHIFT, view.inos, self._inos
         new = tuple.__new__
         found = []
-        layer, base, dir_base = 0, 0, 0
-        for name, one, at, row in entries:
-            if one != layer:
-                layer, base, dir_base = one, inos[one].start, dir_inos[one]
+        last = base = dir_base = high = 0
+        for name, layer, at, row in entries:
+            if layer != last:
+                last, high = layer, layer << nodeid.LAYER_SHIFT
+                base, dir_base = inos[layer].start, dir_inos[layer]
             _, _, flags, mode, uid, gid, nlink, _, _, nsec, mtime, size, data, _ = row
             kind = mode >> 12
-            place = layer << nodeid.LAYER_SHIFT | at
+            place = high | at
             if kind == 4 and not flags & odd:
                 node = of_view | place
                 fields = (

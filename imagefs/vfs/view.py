@@ -5,7 +5,7 @@ of a file a view shows. Keeps nothing: what is remembered is the piles', and can
 May be used by many threads.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
@@ -73,17 +73,13 @@ class View:
         child = self._index.find(self._index.row(number), name)
         return (layer, child) if child else None
 
-    def single(self, layer: int, number: int) -> bool:
-        """Tell whether a directory shows one layer only, the one that its node id names."""
-        return True
+    def places(self, layer: int, number: int) -> Sequence[Spot]:
+        """Return the directories that show through each other, none where no more than one does."""
+        return ()
 
-    def size(self, layer: int, number: int) -> int:
-        """Return how many entries a directory has at most."""
-        return self._index.row(number).size
-
-    def listing(self, layer: int, number: int) -> Listing[Chain]:
-        """Return a directory's entries; some that are hidden may be among them."""
-        return Listing(merge.entries_of(self._index, layer, number), {}, {})
+    def listing(self, places: Sequence[Spot]) -> Listing[Chain]:
+        """Return the entries of directories that show through each other."""
+        return merge.listing(places)
 
     def listings(self, layer: int, number: int) -> Iterator[Listing[Chain]]:
         """Yield a wide directory's entries, some at a time."""
@@ -144,22 +140,19 @@ class MergedView(View):
         found = self._piles.lookup(self._spot(layer, number), name)
         return (found[0].layer, found[1]) if found else None
 
-    def single(self, layer: int, number: int) -> bool:
-        """Tell whether a directory shows one layer only, the one that its node id names."""
-        return self._piles.below(*self._spot(layer, number)) is None
+    def places(self, layer: int, number: int) -> Sequence[Spot]:
+        """Return the directories that show through each other, none where no more than one does."""
+        chain = self._pile.chain(layer)
+        below = self._piles.below(chain, number)
+        return [(chain, number), *self._piles.stack(below)] if below else ()
 
-    def size(self, layer: int, number: int) -> int:
-        """Return how many entries a directory has at most."""
-        return merge.size(self._piles.stack(self._spot(layer, number)))
-
-    def listing(self, layer: int, number: int) -> Listing[Chain]:
-        """Return a directory's entries; if it shows one layer only, with those that are hidden."""
-        places = list(self._piles.stack(self._spot(layer, number)))
-        if len(places) == 1:
-            return Listing(merge.entries_of(places[0][0].index, layer, number), {}, {})
+    def listing(self, places: Sequence[Spot]) -> Listing[Chain]:
+        """Return the entries of directories that show through each other."""
         found = merge.listing(places)
+        remember = self._piles.remember
         for stack in found.stacks.values():
-            self._piles.remember(stack)
+            if stack[0][0].below is not None:
+                remember(stack)
         return found
 
     def listings(self, layer: int, number: int) -> Iterator[Listing[Chain]]:

@@ -114,7 +114,7 @@ def has_flag(proc_mounts: str, place: Path, flag: str) -> bool:
 def test_flags_reach_the_kernel(driver: str, flag: str, place: Path) -> None:
     """What mount(8) calls independent of the file system is the mount's."""
     with served(driver, "conformance", place, flags=(flag,)):
-        assert has_flag(Path("/proc/self/mounts").read_text(), place, flag)
+        assert has_flag(os.fsdecode(Path("/proc/self/mounts").read_bytes()), place, flag)
 
 
 @EVERY_DRIVER

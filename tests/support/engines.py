@@ -204,7 +204,8 @@ def running(command: Sequence[str], host: str, socket: Path, root: Path) -> Iter
 
 def unmount_below(root: Path) -> None:
     """Unmount what an engine that was killed has left mounted below its directory."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    # Not as text: others may mount where a path is no UTF-8.
+    lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
     points = [line.split()[4] for line in lines]
     for point in reversed(points):
         if point.startswith(f"{root}/"):

@@ -11,7 +11,7 @@ from imagefs.index import fold
 from imagefs.index import records as layer_records
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax, sparse
-from imagefs.vfs import nodeid, view
+from imagefs.vfs import engine_fs, links, nodeid, view
 
 NAMES = "no system call takes more"
 HONEST = "far beyond what anybody makes"
@@ -51,6 +51,10 @@ LIMITS = (
     Limit("layers of an image", number(image_config.MAX_LAYERS), HONEST),
     Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
     Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
+    Limit("directories in an image's name under `serve`", number(engine_fs.MAX_DEPTH), HONEST),
+    Limit(
+        "directories of all images' names under `serve`", number(engine_fs.MAX_DIRECTORIES), MEMORY
+    ),
     Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
     Limit("link targets and attributes of a layer", size(layer_records.MAX_ATTRIBUTES), MEMORY),
@@ -61,6 +65,11 @@ LIMITS = (
     Limit("a name between slashes", size(fold.NAME_MAX), NAMES),
     Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
     Limit("names of a file that each view counts", number(view.MAX_COUNTED), "as many as on ext4"),
+    Limit(
+        "steps to lower layers' files to count an image's hard links to them",
+        number(links.MAX_STEPS),
+        "it takes time",
+    ),
     Limit("members of an archive of images", number(members.MAX_MEMBERS), HONEST),
     Limit("images of an archive", number(members.MAX_IMAGES), HONEST),
     Limit("layers of all images from before Docker 1.10", number(docker_v1.MAX_CHAINED), HONEST),
