@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -195,11 +195,21 @@ class Engine:
     @contextmanager
     def _stream(self, path: str, what: str) -> Iterator[Iterator[bytes]]:
         with self._request(self._versioned(path), what, None) as response:
-            yield self._guarded(self._chunks(response, what, CHUNK))
+            yield self._guarded(response, what, CHUNK)
 
-    def _guarded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    def _guarded(self, response: "requests.Response", what: str, size: int) -> Iterator[bytes]:
         """Pass chunks on; each may take its time, unless the engine turns out to be stuck."""
-        while (chunk := self._awaited(_begun(lambda: next(chunks, None)))) is not None:
+        chunks = self._chunks(response, what, size)
+        while True:
+            try:
+                chunk = self._awaited(_begun(lambda: next(chunks, None)))
+            except BaseException:
+                # Closing waits for the thread that reads, which must see an end first.
+                with suppress(OSError, RuntimeError, ValueError):
+                    response.raw.shutdown()
+                raise
+            if chunk is None:
+                return
             yield chunk
 
     @contextmanager
@@ -231,7 +241,8 @@ class Engine:
                 raise EngineUnreachable(self.endpoint.absence or absence) from error
             with response:
                 if response.status_code != 200:
-                    raise self._refusal(response, what)
+                    chunks = self._chunks if timeout is not None else self._guarded
+                    raise self._refusal(response, what, chunks(response, what, 4096))
                 yield response
 
     def _awaited(self, answers: SimpleQueue[Callable[[], _Answer]]) -> _Answer:
@@ -248,10 +259,12 @@ class Engine:
             f" when asked for {what}"
         )
 
-    def _refusal(self, response: "requests.Response", what: str) -> EngineError:
+    def _refusal(
+        self, response: "requests.Response", what: str, chunks: Iterator[bytes]
+    ) -> EngineError:
         status = response.status_code
         body = b""
-        for chunk in self._chunks(response, what, 4096):
+        for chunk in chunks:
             body += chunk
             if len(body) >= 65536:
                 break

@@ -407,16 +407,29 @@ def test_an_engine_that_hangs_before_its_export_is_left(
     count("engines that misbehave: hanging", 1)
 
 
-@pytest.mark.parametrize("sent", [0, 1, 3, -1], ids=["headers", "a chunk", "more", "most"])
+PIECES = chunked(SAVED, 2000)
+REFUSED = b"HTTP/1.1 500 Oops\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(PIECES[:1], id="headers"),
+        pytest.param(PIECES[:2], id="a chunk"),
+        pytest.param([*PIECES[:3], PIECES[3][:700]], id="part of a chunk"),
+        pytest.param(PIECES[:-1], id="most"),
+        pytest.param([REFUSED], id="a refusal's headers"),
+        pytest.param([REFUSED, b'{"mess'], id="part of a refusal"),
+    ],
+)
 def test_an_engine_that_hangs_in_its_export_is_left(
-    sent: int, tmp_path: Path, count: Callable[[str, int], None]
+    sent: list[bytes], tmp_path: Path, count: Callable[[str, int], None]
 ) -> None:
     """So does the wait for the rest of it; a layer that has come by then is not kept half."""
     never, stalled = threading.Event(), threading.Event()
-    pieces = chunked(SAVED, 2000)
 
     def export() -> Iterator[bytes]:
-        yield from pieces[: len(pieces) + sent if sent < 0 else sent + 1]
+        yield from sent
         stalled.set()
         never.wait(20)
 
@@ -427,10 +440,12 @@ def test_an_engine_that_hangs_in_its_export_is_left(
 
     answers = {**IMAGE.answers(export), "/_ping": ping}
     store = Store(tmp_path / "cache")
+    began = time.monotonic()
     with ScriptedEngine(tmp_path / "socket", answers) as engine:
         with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
             fetched(engine.engine(timeout=0.3), store)
         never.set()
+    assert time.monotonic() - began < 10
     assert_nothing_kept(store)
     count("engines that misbehave: hanging", 1)
 
