@@ -230,7 +230,8 @@ class Catalog(ImageFs):
         wanted: dict[tuple[bytes, ...], dict[bytes, int]] = {(): {}, (BY_ID,): {}}
         links: list[tuple[tuple[bytes, ...], bytes, int]] = []
         listed = list(names)
-        shorts = short_ids(image.id for image in listed)
+        # One that went may be held open and come back: its name is taken until it is forgotten.
+        shorts = short_ids([*(image.id for image in listed), *self._by_id])
         for image in listed:
             node = self._image_node(image, shorts[image.id].encode())
             short = self._images[node].name

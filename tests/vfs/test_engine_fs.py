@@ -115,6 +115,28 @@ def test_images_whose_ids_begin_alike_are_told_apart(
         assert fs.read(file, 0, 100).decode() == one
 
 
+@pytest.mark.parametrize("back", [(ONE, OTHER), (OTHER, ONE)], ids=["in turn", "turned round"])
+def test_an_image_that_comes_back_has_its_name_to_itself(
+    back: tuple[str, str], engine: Engine, tmp_path: Path
+) -> None:
+    """What was looked into may return, so nobody else is given its name meanwhile."""
+    contents = {}
+    for one in back:
+        (tmp_path / one[-1]).mkdir()
+        contents[one] = image_of([layer({"f": one})], tmp_path / one[-1])
+    (tmp_path / "index").mkdir()
+    fs = Catalog(engine.names, contents.__getitem__, tmp_path / "index")
+
+    def shown(one: str) -> str:
+        target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
+        file = node_of(fs, *target.split(b"/"), b"rootfs", b"f")
+        return fs.read(file, 0, 100).decode()
+
+    for listed in ((ONE,), (OTHER,), back):
+        engine.images = {one: [f"app:{one[-1]}"] for one in listed}
+        assert [shown(one) for one in listed] == list(listed)
+
+
 def test_a_directory_keeps_its_name(engine: Engine, fs: Catalog) -> None:
     """An image that comes later and begins alike has the longer one; who is inside stays there."""
     engine.images = {ONE: ["app:1"]}
