@@ -18,7 +18,7 @@ import click
 from imagefs import __version__
 from imagefs.cli import mount_helper
 from imagefs.errors import HostError, ImagefsError, UsageError, shortage
-from imagefs.fuse.mount import KERNEL_FLAGS
+from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _LEVELS = ("debug", "info", "warning", "error")
@@ -61,7 +61,6 @@ def run(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["--mount-helper"] or mount_helper.is_call(words):
             words = mount_helper.words([word for word in words if word != "--mount-helper"])
         status = cli.main(words, prog_name="imagefs", standalone_mode=False)
-        _flush_output()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return _USAGE
@@ -180,7 +179,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            status = super().invoke(ctx)
+            _flush_output()
+            return status
         except BrokenPipeError:
             # Whoever read our output has seen enough; nothing is left to flush. Caught here, as
             # click itself would make it exit status 1.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from imagefs.errors import UsageError
-from imagefs.fuse.mount import KERNEL_FLAGS
+from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
 _WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
 _FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagefs.errors import HostError, MountError
+from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 
@@ -30,18 +31,6 @@ FUSE_CONF = Path("/etc/fuse.conf")
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
-KERNEL_FLAGS = {
-    "noexec": 8,
-    "sync": 16,
-    "dirsync": 128,
-    "nosymfollow": 256,
-    "noatime": 1 << 10,
-    "nodiratime": 1 << 11,
-    "relatime": 1 << 21,
-    "strictatime": 1 << 24,
-    "lazytime": 1 << 25,
-}
-"""Options of mount(8) that are the kernel's own to keep, with their bits in <sys/mount.h>."""
 _ROOT_ALONE = {"nosymfollow", "nodiratime", "relatime", "strictatime", "lazytime"}
 """Those that fusermount3 and libfuse do not know."""
 

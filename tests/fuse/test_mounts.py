@@ -15,6 +15,7 @@ import pytest
 
 from imagefs.errors import HostError, MountError
 from imagefs.fuse import mount
+from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 from imagefs.fuse.mount import MountBusyError, MountOptions, unmount, unmount_for_good
 from imagefs.host import mountinfo
 from tests.support import conformance, users
@@ -90,7 +91,7 @@ def test_the_mount_says_what_it_is(driver: str, source: str, place: Path) -> Non
     assert mountinfo.at(place) is None
 
 
-FLAGS = sorted(mount.KERNEL_FLAGS)
+FLAGS = sorted(KERNEL_FLAGS)
 FOR_ALL = ("dirsync", "noatime", "noexec", "sync")
 """What fusermount3 and libfuse know of them."""
 
