@@ -30,7 +30,7 @@ def write_index(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        fold = Fold(0)
+        fold = Fold()
         damage = ""
         try:
             _scan(blob, fold, marked=marked, keep_going=keep_going)

@@ -50,15 +50,15 @@ _ROOT = layer_records.key_of(0)
 
 
 class Fold:
-    """A layer's tree, grown member by member; `start` is the layer's first byte in its file.
+    """A layer's tree, grown member by member.
 
     Leaves wait in the order that they came in. They are settled by name only when it matters what
     stands there, which saves memory and time; what is settled is always later than what waits
     under the same name. Directories, and symbolic links up to a number, are settled at once.
     """
 
-    def __init__(self, start: int) -> None:
-        self._members = Packed(start)
+    def __init__(self) -> None:
+        self._members = Packed()
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
         self._settled: dict[bytes, bytes] = {}
@@ -71,7 +71,7 @@ class Fold:
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
         known, settled, numbers = self._directories, self._settled, self._members.numbers
-        append, pack, start = self._waiting.append, RECORD.pack, self._members.start
+        append, pack = self._waiting.append, RECORD.pack
         left = iter(members)
         for member in islice(left, MAX_MEMBERS):
             # fmt: off
@@ -101,7 +101,7 @@ class Fold:
                 and sparse is None
                 and key not in settled
             ):
-                append(key + pack(offset - start, owner, mtime, size))
+                append(key + pack(offset, owner, mtime, size))
             else:
                 self._put(key, member)
         if next(left, None) is not None:

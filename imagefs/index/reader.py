@@ -51,9 +51,7 @@ class _File:
     def __init__(self, path: Path, key: bytes) -> None:
         self.fd = -1
         try:
-            # Not to wait for a writer, should this be a fifo.
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self.fd = os.open(path, flags)
+            self.fd = _opened(path)
         except OSError as error:
             if error.errno in NO_MORE_FILES:
                 raise
@@ -62,13 +60,13 @@ class _File:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise _NoIndexError
         fields = _header(self.fd, key)
-        self.count, self.links, foreign, names, extras, notes = fields[3:9]
-        self.whiteouts, self.content_bytes, self.layer_bytes = fields[9:12]
+        self.count, links, foreign, names, extras, notes = fields[3:9]
+        self.whiteouts, self.content_bytes = fields[9:11]
         sizes = (
             rows.ROW_BYTES * self.count,
             names,
             extras,
-            rows.LINK.size * self.links,
+            rows.LINK.size * links,
             rows.LINK_ROW.size * foreign,
             notes,
         )
@@ -98,6 +96,11 @@ class _File:
             return None
         right = len(content) == length and crc32(content) == self._checksums[number]
         return content if right else None
+
+
+def _opened(path: Path) -> int:
+    """Open what should be an index; not to wait for a writer, should it be a fifo."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _header(fd: int, key: bytes) -> tuple[int, ...]:
@@ -161,7 +164,7 @@ _loaded = _Loaded()
 def layer_bytes(path: Path, key: bytes) -> int | None:
     """Return the length of the layer that an index was made of; None where there is no index."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = _opened(path)
     except OSError:
         return None
     try:

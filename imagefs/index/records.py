@@ -108,15 +108,14 @@ _NOTHING = Detail(rows.IMPLIED, S_IFDIR | 0o755, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Packed:
-    """The records of one layer, which starts at the byte `start` of its file.
+    """The records of one layer.
 
     `owners` lists mode, uid and gid by their number, `numbers` the other way around.
     """
 
-    def __init__(self, start: int) -> None:
+    def __init__(self) -> None:
         self.owners: list[tuple[int, int, int]] = []
         self.numbers: dict[tuple[int, int, int], int] = {}
-        self.start = start
         self.has_late = False
         self._details = bytearray()
         self._inodes = bytearray()
@@ -140,7 +139,7 @@ class Packed:
 
     def leaf(self, member: Member) -> bytes:
         """Return the record of any member but a directory. CorruptArchive beyond the limits."""
-        offset, mtime, size = member.offset - self.start, member.mtime, member.size
+        offset, mtime, size = member.offset, member.mtime, member.size
         if member.typeflag == tar_header.REGTYPE and _is_brief(member) and not size >> 32:
             owner = self.number(member.mode, member.uid, member.gid)
             if owner != FULL:
