@@ -17,7 +17,6 @@ from imagefs.errors import MountError
 from imagefs.host import mountinfo
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
 class MountPoint:
@@ -138,7 +137,7 @@ def _walk(path: Path) -> int:
                 fd = _moved(fd, os.open(name, _STEP | os.O_DIRECTORY, dir_fd=fd))
                 continue
             links += 1
-            if links > _MOST_LINKS:
+            if links > mountinfo.MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if maker not in (0, os.geteuid()):
                 strangers[maker] = name

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_MOST_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
+MOST_LINKS = 40
+"""Symbolic links that a path may lead through: the kernel's own limit, MAXSYMLINKS."""
 
 # <asm/unistd.h> and <linux/mount.h>, Linux 6.8
 _NR_STATMOUNT, _NR_LISTMOUNT = 457, 458
@@ -70,7 +71,7 @@ def at(path: Path) -> Mount | None:
     """
     place = absolute(path)
     by_place = {mount.mountpoint: mount for mount in mounts()}
-    for _ in range(_MOST_LINKS):
+    for _ in range(MOST_LINKS):
         if place in by_place:
             return by_place[place]
         try:

@@ -95,24 +95,34 @@ def test_a_name_of_any_characters_can_be_shown(fs: Catalog, engine: Engine) -> N
 ONE, OTHER = (f"sha256:{'abc' * 4}{digit * 52}" for digit in "12")
 
 
+def catalog_of(ids: tuple[str, ...], engine: Engine, folder: Path) -> Catalog:
+    """Show the engine's images of these ids, each of which has its id in the file f."""
+    contents = {}
+    for one in ids:
+        (folder / one[-1]).mkdir()
+        contents[one] = image_of([layer({"f": one})], folder / one[-1])
+    (folder / "index").mkdir()
+    return Catalog(engine.names, contents.__getitem__, folder / "index")
+
+
+def shown_by_tag(fs: Catalog, one: str) -> str:
+    """Return what the file f of the image holds that the tag of an id leads to."""
+    target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
+    return fs.read(node_of(fs, *target.split(b"/"), b"rootfs", b"f"), 0, 100).decode()
+
+
 @pytest.mark.parametrize("ids", [(ONE, OTHER), (OTHER, ONE)], ids=["in turn", "turned round"])
 def test_images_whose_ids_begin_alike_are_told_apart(
     ids: tuple[str, str], engine: Engine, tmp_path: Path
 ) -> None:
     """Each tag shows its own image, whichever the engine lists first."""
-    contents = {}
-    for one in ids:
-        (tmp_path / one[-1]).mkdir()
-        contents[one] = image_of([layer({"f": one})], tmp_path / one[-1])
-    (tmp_path / "index").mkdir()
-    fs = Catalog(engine.names, contents.__getitem__, tmp_path / "index")
+    fs = catalog_of(ids, engine, tmp_path)
     engine.images = {one: [f"app:{one[-1]}"] for one in ids}
     assert below(fs, b"by-id") == sorted(one[7:20].encode() for one in ids)
     for one in ids:
         target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
         assert target == b"by-id/" + one[7:20].encode()
-        file = node_of(fs, *target.split(b"/"), b"rootfs", b"f")
-        assert fs.read(file, 0, 100).decode() == one
+        assert shown_by_tag(fs, one) == one
 
 
 @pytest.mark.parametrize("back", [(ONE, OTHER), (OTHER, ONE)], ids=["in turn", "turned round"])
@@ -120,21 +130,10 @@ def test_an_image_that_comes_back_has_its_name_to_itself(
     back: tuple[str, str], engine: Engine, tmp_path: Path
 ) -> None:
     """What was looked into may return, so nobody else is given its name meanwhile."""
-    contents = {}
-    for one in back:
-        (tmp_path / one[-1]).mkdir()
-        contents[one] = image_of([layer({"f": one})], tmp_path / one[-1])
-    (tmp_path / "index").mkdir()
-    fs = Catalog(engine.names, contents.__getitem__, tmp_path / "index")
-
-    def shown(one: str) -> str:
-        target = fs.readlink(node_of(fs, f"app:{one[-1]}".encode()))
-        file = node_of(fs, *target.split(b"/"), b"rootfs", b"f")
-        return fs.read(file, 0, 100).decode()
-
+    fs = catalog_of(back, engine, tmp_path)
     for listed in ((ONE,), (OTHER,), back):
         engine.images = {one: [f"app:{one[-1]}"] for one in listed}
-        assert [shown(one) for one in listed] == list(listed)
+        assert [shown_by_tag(fs, one) for one in listed] == list(listed)
 
 
 def test_a_directory_keeps_its_name(engine: Engine, fs: Catalog) -> None:
