@@ -31,6 +31,8 @@ FUSE_CONF = Path("/etc/fuse.conf")
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
+_LOOKS = 50
+"""Looks at a mount before it is taken for one that is elsewhere, and tries to take that away."""
 _ROOT_ALONE = {"nosymfollow", "nodiratime", "relatime", "strictatime", "lazytime"}
 """Those that fusermount3 and libfuse do not know."""
 
@@ -73,11 +75,17 @@ def settled(point: MountPoint, device: int | None, before: set[int]) -> mountinf
     without asking whether somebody else is about to. Then ours goes, and MountError is raised.
     `before` are the ids of the mounts that are older than ours.
     """
-    found = point.mounted()
-    if found is not None and _serves(device, found):
-        return found
-    for stray in mountinfo.mounts():
-        if stray.id not in before and _serves(device, stray):
+    # Of a path that is being changed, two looks may tell of two places.
+    for _ in range(_LOOKS):
+        found = point.mounted()
+        if found is not None and _serves(device, found):
+            return found
+    for _ in range(_LOOKS):
+        mounts = mountinfo.mounts()
+        strays = [one for one in mounts if one.id not in before and _serves(device, one)]
+        if not strays:
+            break
+        for stray in strays:
             unmount_for_good(stray)
     raise MountError(f"{point.path}: it was moved, or mounted on, while it was to be mounted on")
 
