@@ -50,7 +50,7 @@ class Statfs(NamedTuple):
     namelen: int
 
 
-class Following(NamedTuple):
+class ReadaheadCandidates(NamedTuple):
     """Whole files that follow another one in its directory, as node and content.
 
     `end` is the node behind the last that was looked at; `whole` tells that none come after it.
@@ -79,7 +79,7 @@ class FileSystem(Protocol):
     def read(self, node: int, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; shorter only at the end of the file."""
 
-    def lend(
+    def with_extent(
         self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
     ) -> bool:
         """Call `take` with an open file, and offset and length of what `read` would return in it.
@@ -88,7 +88,7 @@ class FileSystem(Protocol):
         them in one piece, or where that cannot be vouched for. What `take` raises is passed on.
         """
 
-    def following(self, node: int, most: int) -> Following:
+    def readahead_candidates(self, node: int, most: int) -> ReadaheadCandidates:
         """Return small files, out of the next `most` in the file's directory; none is fine."""
 
     def seek(self, node: int, offset: int, whence: int) -> int:
@@ -109,7 +109,7 @@ class FileSystem(Protocol):
     def is_slow(self, node: int) -> bool:
         """Tell whether looking into the directory may take long, as for a fetch."""
 
-    def refer(self, nodes: Iterable[int], count: int) -> None:
+    def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """Note that the kernel took up, or with a negative count gave back, references to nodes.
 
         Told only where the root is not stable; see FORGET in fuse(4).

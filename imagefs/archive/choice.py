@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from imagefs.archive.members import shown
-from imagefs.archive.model import Packed, PackedImage
+from imagefs.archive.model import ArchiveContents, ArchivedImage
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.image import platform as platforms
 from imagefs.image import reference
@@ -19,60 +19,62 @@ _LISTED = 20
 """Images, or names of one, that a message lists."""
 
 
-def one(packed: Packed, image: str | None, platform: str | None) -> PackedImage:
+def one(contents: ArchiveContents, image: str | None, platform: str | None) -> ArchivedImage:
     """Return the image that is meant; UsageError, with a list, where that is not clear."""
-    entries = _entries(_matching(packed, image))
+    entries = _entries(_matching(contents, image))
     if len({variant.id for variants in entries for variant in variants[:1]}) > 1:
         raise UsageError(
-            f"{packed.place} holds {len(entries)} images; choose one with --image NAME,"
+            f"{contents.place} holds {len(entries)} images; choose one with --image NAME,"
             f" its position or id, or mount all with --all: {_listed(entries)}"
         )
-    return _variant(packed, entries[0], platform)
+    return _variant(contents, entries[0], platform)
 
 
-def every(packed: Packed, image: str | None, platform: str | None) -> tuple[PackedImage, ...]:
+def every(
+    contents: ArchiveContents, image: str | None, platform: str | None
+) -> tuple[ArchivedImage, ...]:
     """Return one image of each entry, for the platform that is meant."""
     chosen = [
-        _variant(packed, variants, platform) for variants in _entries(_matching(packed, image))
+        _variant(contents, variants, platform) for variants in _entries(_matching(contents, image))
     ]
     return tuple(chosen)
 
 
-def _entries(images: Iterable[PackedImage]) -> list[list[PackedImage]]:
-    found: dict[int, list[PackedImage]] = {}
+def _entries(images: Iterable[ArchivedImage]) -> list[list[ArchivedImage]]:
+    found: dict[int, list[ArchivedImage]] = {}
     for image in images:
         found.setdefault(image.entry, []).append(image)
     return list(found.values())
 
 
-def _matching(packed: Packed, wanted: str | None) -> Sequence[PackedImage]:
+def _matching(contents: ArchiveContents, wanted: str | None) -> Sequence[ArchivedImage]:
     """Return the images that `wanted` may mean: the first way of reading it that fits counts."""
     if wanted is None:
-        return packed.images
+        return contents.images
     for fits in _readings(wanted):
-        found = [image for image in packed.images if fits(image)]
+        found = [image for image in contents.images if fits(image)]
         if found:
             return found
-    begun = _begun(packed, wanted)
+    begun = _begun(contents, wanted)
     if begun:
         return begun
-    for_tag = [image for image in packed.images if wanted in map(_tag, image.names)]
+    for_tag = [image for image in contents.images if wanted in map(_tag, image.names)]
     if for_tag:
         return for_tag
-    there = _listed(_entries(packed.images))
-    raise UsageError(f"{packed.place} holds no image {shown(wanted)}; it holds {there}")
+    there = _listed(_entries(contents.images))
+    raise UsageError(f"{contents.place} holds no image {shown(wanted)}; it holds {there}")
 
 
-def _begun(packed: Packed, wanted: str) -> Sequence[PackedImage]:
+def _begun(contents: ArchiveContents, wanted: str) -> Sequence[ArchivedImage]:
     """Return the one image whose id begins so; its beginning alone must tell it from all others."""
     prefix = reference.id_prefix(wanted)
     if prefix is None:
         return ()
-    found = [image for image in packed.images if image.id.partition(":")[2].startswith(prefix)]
+    found = [image for image in contents.images if image.id.partition(":")[2].startswith(prefix)]
     ids = short_ids(image.id for image in found)
     if len(ids) > 1:
         raise UsageError(
-            f"{packed.place} holds {len(ids)} images whose ids begin with {prefix};"
+            f"{contents.place} holds {len(ids)} images whose ids begin with {prefix};"
             f" write more of it: {_listing(ids.values())}"
         )
     return found
@@ -82,7 +84,7 @@ def _tag(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
+def _readings(wanted: str) -> Iterator[Callable[[ArchivedImage], bool]]:
     """Yield what the word may mean: a whole id, a name, one without its registry, a position."""
     familiar = reference.familiar(wanted)
     whole = reference.full_id(wanted)
@@ -96,21 +98,23 @@ def _readings(wanted: str) -> Iterator[Callable[[PackedImage], bool]]:
         yield lambda image: image.entry == int(wanted)
 
 
-def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | None) -> PackedImage:
+def _variant(
+    contents: ArchiveContents, variants: Sequence[ArchivedImage], platform: str | None
+) -> ArchivedImage:
     """Return the one of an entry's images that is for the platform."""
     wanted = platforms.parse(platform) if platform else platforms.of_host()
     ranks = {id(image): wanted.rank(image.platform) for image in variants}
     fitting = [image for image in variants if ranks[id(image)] is not None]
     fitting.sort(key=lambda image: ranks[id(image)] or ())
     held = [image for image in variants if image.held]
-    preferred: Sequence[PackedImage] = [image for image in fitting if image.held]
+    preferred: Sequence[ArchivedImage] = [image for image in fitting if image.held]
     if not preferred and platform is None:
         # Somebody who has only this image wants to see it, wherever it would run.
         preferred = next((only for only in (variants, held) if len(only) == 1), [])
     fitting.sort(key=lambda image: bool(image.problem))
     if not (preferred or fitting):
         raise UsageError(
-            f"{packed.place} holds no image for {wanted};"
+            f"{contents.place} holds no image for {wanted};"
             f" choose with --platform: {_platforms(held or variants)}"
         )
     chosen = (*preferred, *fitting)[0]
@@ -121,11 +125,11 @@ def _variant(packed: Packed, variants: Sequence[PackedImage], platform: str | No
     return chosen
 
 
-def _platforms(images: Iterable[PackedImage]) -> str:
+def _platforms(images: Iterable[ArchivedImage]) -> str:
     return _listing(dict.fromkeys(shown(image.platform or "unknown") for image in images))
 
 
-def _listed(entries: Sequence[Sequence[PackedImage]]) -> str:
+def _listed(entries: Sequence[Sequence[ArchivedImage]]) -> str:
     """Return a line that tells the images apart."""
     items = []
     short = short_ids(variants[0].id for variants in entries)

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagefs.archive import docker_oci, docker_v1, members, oci, producer, rootfs_tar
 from imagefs.archive.members import Files, TarFiles
-from imagefs.archive.model import Packed, Piece
+from imagefs.archive.model import ArchiveContents, ArchiveFile
 from imagefs.errors import CorruptArchive
 from imagefs.image import safe_json
 from imagefs.tar.scan import scan
@@ -59,38 +59,38 @@ class _Enough:
         return not self._archive and count >= _FLAT_AFTER
 
 
-def read_tar(files: TarFiles, piece: Piece) -> Packed:
-    """Return what a tar holds; `piece` is the tar itself, should it be a flat root."""
+def read_tar(files: TarFiles, file: ArchiveFile) -> ArchiveContents:
+    """Return what a tar holds; `file` is the tar itself, should it be a flat root."""
     names = [name for name in (*files.names(), *files.directories) if name]
     flat = _is_root(files) or not any(map(_is_telling, names))
-    if files.whole and (packed := _read(files, flat=flat)) is not None:
-        return packed
+    if files.whole and (contents := _read(files, flat=flat)) is not None:
+        return contents
     if not flat:
         raise _nameless(files)
     if not names:
         raise CorruptArchive(f"{files.place}: an empty tar archive")
-    if not piece.damage and not files.is_ended():
-        piece = replace(piece, damage="it ends without an end-of-archive marker")
-    return Packed(files.place, producer.FLAT, (rootfs_tar.read(piece),))
+    if not file.damage and not files.is_ended():
+        file = replace(file, damage="it ends without an end-of-archive marker")
+    return ArchiveContents(files.place, producer.FLAT, (rootfs_tar.read(file),))
 
 
-def read_directory(files: Files) -> Packed:
+def read_directory(files: Files) -> ArchiveContents:
     """Return what a directory holds."""
-    packed = _read(files, flat=False)
-    if packed is None:
+    contents = _read(files, flat=False)
+    if contents is None:
         raise CorruptArchive(
             f"{files.place}: holds neither manifest.json nor index.json, so it is neither an OCI"
             " layout nor what `skopeo copy` makes with dir:"
         )
-    return packed
+    return contents
 
 
-def read_parts(files: Files) -> Packed:
+def read_parts(files: Files) -> ArchiveContents:
     """Return what an archive holds that was taken apart because its first name promised so."""
-    packed = _read(files, flat=False)
-    if packed is None:
+    contents = _read(files, flat=False)
+    if contents is None:
         raise _nameless(files)
-    return packed
+    return contents
 
 
 def _nameless(files: Files) -> CorruptArchive:
@@ -124,40 +124,40 @@ def _is_root(files: TarFiles) -> bool:
     return bool(tops & _ROOT_NAMES)
 
 
-def _read(files: Files, *, flat: bool) -> Packed | None:
+def _read(files: Files, *, flat: bool) -> ArchiveContents | None:
     """Try the formats in order; manifest.json goes first, as Docker's own index may be wrong.
 
     What may as well be a flat root is an archive only if its JSON does describe images.
     """
-    piece = files.find(_MANIFEST)
-    if piece is not None and (not flat or _describes(files, _MANIFEST, piece)):
-        written = members.content(files, _MANIFEST, piece)
+    file = files.find(_MANIFEST)
+    if file is not None and (not flat or _describes(files, _MANIFEST, file)):
+        written = members.content(files, _MANIFEST, file)
         said = members.parse(files, _MANIFEST, written)
         if isinstance(said, list):
             return docker_oci.read(files, written)
         if isinstance(said, dict):
-            return Packed(files.place, producer.DIR, oci.read_dir(files, written))
+            return ArchiveContents(files.place, producer.DIR, oci.read_dir(files, written))
         raise CorruptArchive(f"{files.place}: {_MANIFEST} is neither a list nor an object")
     index = files.find(oci.INDEX)
     if index is not None and (not flat or _describes(files, oci.INDEX, index)):
         written = members.content(files, oci.INDEX, index)
-        return Packed(files.place, producer.OCI, oci.read_layout(files, written))
+        return ArchiveContents(files.place, producer.OCI, oci.read_layout(files, written))
     if not flat and docker_v1.applies(files):
         named = files.find(docker_v1.REPOSITORIES) is not None
         ended = not isinstance(files, TarFiles) or files.is_ended()
         # `repositories` comes after manifest.json, and `docker load` does without that one too.
         if not (named and ended) and (docker_v1.may_be_newer(files) or not (named or ended)):
             raise _nameless(files)
-        return Packed(files.place, producer.LEGACY, docker_v1.read(files))
+        return ArchiveContents(files.place, producer.LEGACY, docker_v1.read(files))
     return None
 
 
-def _describes(files: Files, name: str, piece: Piece) -> bool:
+def _describes(files: Files, name: str, file: ArchiveFile) -> bool:
     """Tell whether a file that may be anybody's is about images."""
-    if piece.damage or piece.blob.length > members.MAX_JSON:
+    if file.damage or file.blob.length > members.MAX_JSON:
         return False
     try:
-        return _DESCRIBES[name](members.content(files, name, piece))
+        return _DESCRIBES[name](members.content(files, name, file))
     except safe_json.TooMuchJsonError as error:
         raise CorruptArchive(f"{files.place}: {name}: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from imagefs.archive import members
 from imagefs.archive.members import KEEP_GOING, Files, shown
-from imagefs.archive.model import PackedImage, PackedLayer, lost_id, usable_names
+from imagefs.archive.model import ArchivedImage, ArchivedLayer, lost_id, usable_names
 from imagefs.errors import CorruptArchive
 from imagefs.image import config as image_config
 
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
-def read(files: Files, manifest: bytes, *, make_do: bool = False) -> tuple[PackedImage, ...]:
+def read(files: Files, manifest: bytes, *, make_do: bool = False) -> tuple[ArchivedImage, ...]:
     """Return the images that a manifest.json lists, in its order.
 
     To `make_do` is to take the layers of an image without the configuration that says what they
@@ -70,7 +70,7 @@ class _Entry:
         self._names = usable_names(_strings(said.get("RepoTags"), f"{self._where}: RepoTags"))
         self._paths = _strings(said.get("Layers"), f"{self._where}: Layers")
 
-    def image(self, *, make_do: bool) -> PackedImage:
+    def image(self, *, make_do: bool) -> ArchivedImage:
         try:
             config = members.read(self._files, self._config_name)
             facts = self._facts(config)
@@ -79,12 +79,12 @@ class _Entry:
                 return self._without_config(str(error))
             raise CorruptArchive(f"{error}{KEEP_GOING}") from error
         layers = tuple(
-            PackedLayer(diff_id, path, self._files.find(path), created_by=created_by)
+            ArchivedLayer(diff_id, path, self._files.find(path), created_by=created_by)
             for diff_id, path, created_by in zip(
                 facts.diff_ids, self._paths, facts.created_by, strict=True
             )
         )
-        return PackedImage(
+        return ArchivedImage(
             f"sha256:{sha256(config).hexdigest()}",
             self._names,
             config,
@@ -107,17 +107,17 @@ class _Entry:
             )
         return facts
 
-    def _without_config(self, damage: str) -> PackedImage:
+    def _without_config(self, damage: str) -> ArchivedImage:
         """Return the image of what layers there are."""
         if len(self._paths) > image_config.MAX_LAYERS:
             raise CorruptArchive(damage)
-        return PackedImage(
+        return ArchivedImage(
             f"sha256:{sha256(self._written).hexdigest()}",
             self._names,
             b"",
             self._written,
             tuple(
-                PackedLayer(lost_id(number, path), path, self._files.find(path))
+                ArchivedLayer(lost_id(number, path), path, self._files.find(path))
                 for number, path in enumerate(self._paths)
             ),
             entry=self._number,

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagefs.archive import members
 from imagefs.archive.members import KEEP_GOING, Files, shown
-from imagefs.archive.model import PackedImage, PackedLayer, usable_names
+from imagefs.archive.model import ArchivedImage, ArchivedLayer, usable_names
 from imagefs.errors import CorruptArchive
 from imagefs.image.config import MAX_LAYERS
 from imagefs.image.platform import joined
@@ -34,7 +34,7 @@ def may_be_newer(files: Files) -> bool:
     return any(_CONFIG.fullmatch(name) for name in files.names())
 
 
-def read(files: Files) -> tuple[PackedImage, ...]:
+def read(files: Files) -> tuple[ArchivedImage, ...]:
     """Return the images that `repositories` names or, without it, those nobody is built upon."""
     described = _Descriptions(files)
     tops = _tagged(files) or dict.fromkeys(_heads(files, described), ())
@@ -77,10 +77,10 @@ class _Descriptions(dict[str, dict[str, Any]]):
 
 def _tagged(files: Files) -> dict[str, tuple[str, ...]]:
     """Return the names of each image that `repositories` names, by the id of its top layer."""
-    piece = files.find(REPOSITORIES)
-    if piece is None:
+    file = files.find(REPOSITORIES)
+    if file is None:
         return {}
-    said = members.parse(files, REPOSITORIES, members.content(files, REPOSITORIES, piece))
+    said = members.parse(files, REPOSITORIES, members.content(files, REPOSITORIES, file))
     tops: dict[str, tuple[str, ...]] = {}
     if not isinstance(said, dict) or not all(isinstance(tags, dict) for tags in said.values()):
         raise CorruptArchive(f"{files.place}: {REPOSITORIES} does not map names to tags")
@@ -107,10 +107,10 @@ def _heads(files: Files, described: _Descriptions) -> list[str]:
 
 def _image(
     files: Files, described: _Descriptions, number: int, top: str, names: tuple[str, ...]
-) -> PackedImage:
+) -> ArchivedImage:
     chain = _chain(files, described, top)
     layers = tuple(
-        PackedLayer(
+        ArchivedLayer(
             f"v1:{layer_id}",
             f"{layer_id}/layer.tar",
             files.find(f"{layer_id}/layer.tar"),
@@ -127,7 +127,7 @@ def _image(
     }
     said = described[top]
     platform = joined(*(said.get(key) for key in ("os", "architecture", "variant")))
-    return PackedImage(
+    return ArchivedImage(
         f"v1:{top}",
         names,
         b"" if top in described.damage else members.read(files, f"{top}/json"),

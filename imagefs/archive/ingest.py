@@ -14,8 +14,8 @@ from pathlib import Path
 from imagefs.archive import compression, detect
 from imagefs.archive.compression import TooLargeError
 from imagefs.archive.members import KEEP_GOING, TarFiles
-from imagefs.archive.model import Means, Packed, Piece
-from imagefs.archive.record import Parts, take_apart
+from imagefs.archive.model import ArchiveContents, ArchiveFile, IngestContext
+from imagefs.archive.record import SpooledFiles, take_apart
 from imagefs.archive.uncompress import room, too_large
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import identity_of
@@ -26,9 +26,9 @@ _HEAD = 32 << 10
 """Bytes in which the first name of a tar is looked for."""
 
 
-def compressed(fd: int, path: Path, means: Means) -> Packed:
+def compressed(fd: int, path: Path, context: IngestContext) -> ArchiveContents:
     """Return what a compressed file holds; the second time, the file itself is not read."""
-    store, progress = means.store, means.progress
+    store, progress = context.store, context.progress
     status = os.fstat(fd)
     identity = (*identity_of(status), status.st_size, status.st_mtime_ns)
     key = f"{os.path.realpath(path)} {identity}"
@@ -36,16 +36,16 @@ def compressed(fd: int, path: Path, means: Means) -> Packed:
         spooled = _recall(key, str(path), store)
         if spooled is None:
             progress.phase("decompressing", status.st_size)
-            spooled = _take(fd, str(path), means)
+            spooled = _take(fd, str(path), context)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
-        return spooled.packed(means)
+        return spooled.contents(context)
 
 
-def stream(fd: int, place: str, means: Means) -> Packed:
+def stream(fd: int, place: str, context: IngestContext) -> ArchiveContents:
     """Return what arrives by a pipe, once all of it has arrived."""
-    means.progress.phase(f"reading {place}")
-    return _take(fd, place, means).packed(means)
+    context.progress.phase(f"reading {place}")
+    return _take(fd, place, context).contents(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ class _Spooled:
     apart: bool
     damage: str = ""
 
-    def packed(self, means: Means) -> Packed:
+    def contents(self, context: IngestContext) -> ArchiveContents:
         """Return what the archive holds."""
-        store, keep_going = means.store, means.care.keep_going
+        store, keep_going = context.store, context.options.keep_going
         blob = store.layer(self.digest)
         if blob is None:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
-            return detect.read_parts(Parts(self.place, blob, store, keep_going=keep_going))
+            return detect.read_parts(SpooledFiles(self.place, blob, store, keep_going=keep_going))
         files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
-        return detect.read_tar(files, Piece(blob, self.damage, self.digest))
+        return detect.read_tar(files, ArchiveFile(blob, self.damage, self.digest))
 
 
 def _recall(key: str, place: str, store: Store) -> _Spooled | None:
@@ -77,7 +77,7 @@ def _recall(key: str, place: str, store: Store) -> _Spooled | None:
         if digest is None or blob is None:
             continue
         try:
-            if not apart or Parts(place, blob, store).whole():
+            if not apart or SpooledFiles(place, blob, store).whole():
                 return _Spooled(place, digest, apart)
         except HostError:
             store.discard_layers([digest])
@@ -88,45 +88,45 @@ def _key(key: str, *, apart: bool) -> str:
     return f"{'parts' if apart else 'whole'} {key}"
 
 
-def _take(fd: int, place: str, means: Means) -> _Spooled:
+def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
     """Bring a stream into the store."""
     try:
-        chunks = _plain(fd, means)
+        chunks = _plain(fd, context)
         head = b""
         for chunk in chunks:
             head += chunk
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = take_apart(chain([head], chunks), means)
+            digest, damage = take_apart(chain([head], chunks), context)
             return _Spooled(place, digest, True, damage)
-        digest, damage = _take_whole(chain([head], chunks), means)
+        digest, damage = _take_whole(chain([head], chunks), context)
         return _Spooled(place, digest, False, damage)
     except TooLargeError as error:
-        raise too_large(place, error, means.care) from error
+        raise too_large(place, error, context.options) from error
     except CorruptArchive as error:
         raise CorruptArchive(f"{place}: {error}") from error
 
 
-def _take_whole(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
+def _take_whole(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:
     """Bring a tar into the store as it is; return its digest, and what is wrong with it."""
     damage = ""
-    with means.store.layer_writer(None) as file:
+    with context.store.layer_writer(None) as file:
         try:
             for chunk in chunks:
                 file.write(chunk)
-                if file.size > means.care.max_layer_bytes:
-                    raise TooLargeError(means.care.max_layer_bytes)
+                if file.size > context.options.max_layer_bytes:
+                    raise TooLargeError(context.options.max_layer_bytes)
         except TooLargeError:
             raise
         except CorruptArchive as error:
-            if not means.care.keep_going:
+            if not context.options.keep_going:
                 raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
     return file.digest, damage
 
 
-def _plain(fd: int, means: Means) -> Iterator[bytes]:
+def _plain(fd: int, context: IngestContext) -> Iterator[bytes]:
     """Yield a stream's bytes, decompressed if need be."""
     head = b""
     while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
@@ -137,12 +137,12 @@ def _plain(fd: int, means: Means) -> Iterator[bytes]:
 
     def read(size: int) -> bytes:
         data = waiting.pop() if waiting else os.read(fd, size)
-        means.progress.advance(len(data))
+        context.progress.advance(len(data))
         return data
 
     kind = compression.recognise(head)
     if kind is not None:
-        yield from compression.plain(read, kind, room(means.store))
+        yield from compression.plain(read, kind, room(context.store))
     else:
         while data := read(_CHUNK):
             yield data

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imagefs.archive import beneath
-from imagefs.archive.model import Piece
+from imagefs.archive.model import ArchiveFile
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import identity_of, open_blob
 from imagefs.image import safe_json
@@ -58,7 +58,7 @@ class Files(Protocol):
     def names(self) -> Iterable[str]:
         """Return the names of all files, in one spelling each."""
 
-    def find(self, name: str) -> Piece | None:
+    def find(self, name: str) -> ArchiveFile | None:
         """Return the file of that name, through links, or None if there is none."""
 
 
@@ -75,7 +75,7 @@ def read(files: Files, name: str) -> bytes:
     return content(files, name, piece)
 
 
-def content(files: Files, name: str, piece: Piece) -> bytes:
+def content(files: Files, name: str, piece: ArchiveFile) -> bytes:
     """Return the content of a small file that was found."""
     if piece.blob.length > MAX_JSON:
         raise CorruptArchive(
@@ -143,7 +143,7 @@ class TarFiles:
         self.json_read = 0
         self.keep_going = keep_going
         self.truncated = ""
-        self._pieces: dict[str, Piece] = {}
+        self._found: dict[str, ArchiveFile] = {}
         self._links: dict[str, str] = {}
         self._sparse: set[str] = set()
         self.directories: set[str] = set()
@@ -166,7 +166,7 @@ class TarFiles:
                     self.whole = False
                     break
         except CorruptArchive as error:
-            if not (self._pieces or self._links or self.directories):
+            if not (self._found or self._links or self.directories):
                 raise CorruptArchive(f"{self.place}: is not a tar archive: {error}") from error
             if not keep_going:
                 raise CorruptArchive(f"{self.place}: {error}{KEEP_GOING}") from error
@@ -178,7 +178,7 @@ class TarFiles:
         """Note a member; of several with one name, the last counts."""
         name = normal(os.fsdecode(member.name))
         self._behind_last = member.offset + member.stored + -member.stored % BLOCK
-        self._pieces.pop(name, None)
+        self._found.pop(name, None)
         self._links.pop(name, None)
         self._sparse.discard(name)
         if member.typeflag == DIRTYPE:
@@ -195,7 +195,7 @@ class TarFiles:
             blob = replace(self.blob, offset=min(member.offset, end), length=left)
             lost = member.stored - left
             damage = f"the last {lost} of its {member.stored} bytes are missing" if lost else ""
-            self._pieces[name] = Piece(blob, damage)
+            self._found[name] = ArchiveFile(blob, damage)
         return name
 
     def is_ended(self) -> bool:
@@ -211,9 +211,9 @@ class TarFiles:
 
     def names(self) -> Iterable[str]:
         """See Files."""
-        return [*self._pieces, *self._links]
+        return [*self._found, *self._links]
 
-    def find(self, name: str) -> Piece | None:
+    def find(self, name: str) -> ArchiveFile | None:
         """See Files."""
         path = normal(name)
         for _ in range(MAX_LINKS):
@@ -223,7 +223,7 @@ class TarFiles:
                     " pack the archive without tar's -S"
                 )
             if path not in self._links:
-                return self._pieces.get(path)
+                return self._found.get(path)
             path = self._links[path]
         raise circular(self.place, name)
 
@@ -255,7 +255,7 @@ class DirectoryFiles:
                     names = (f"{entry.name}/{name}" for name in _BESIDE_LAYER)
                     yield from (name for name in names if self.find(name) is not None)
 
-    def find(self, name: str) -> Piece | None:
+    def find(self, name: str) -> ArchiveFile | None:
         """See Files."""
         try:
             found = beneath.find(self._fd, self._top, normal(name))
@@ -272,4 +272,4 @@ class DirectoryFiles:
         if found is None:
             return None
         path, status = Path(self._top, found.path), found.status
-        return Piece(Blob(path, 0, status.st_size, identity_of(status)))
+        return ArchiveFile(Blob(path, 0, status.st_size, identity_of(status)))

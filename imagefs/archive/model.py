@@ -18,7 +18,7 @@ _MAX_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Care:
+class IngestOptions:
     """How careful to be: with damage, with what is read in place, and with what is too large."""
 
     keep_going: bool = False
@@ -40,17 +40,17 @@ class Indexer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What it takes to bring archives in: room for what comes, somebody to tell, and care."""
+class IngestContext:
+    """What it takes to bring archives in: room for what comes, somebody to tell, and options."""
 
     store: Store
     progress: Progress
-    care: Care
+    options: IngestOptions
     indexer: Indexer | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ArchiveFile:
     """A file of an archive: its bytes, and what is known of them already.
 
     `damage` says what keeps the blob from being all that the archive should hold. `plain` is the
@@ -63,21 +63,21 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedLayer:
-    """A layer: `name` is what the archive calls it, `piece` None where the archive lacks it.
+class ArchivedLayer:
+    """A layer: `name` is what the archive calls it, `file` None where the archive lacks it.
 
     `digest` is that of the bytes as archived, or "" where the archive does not say.
     """
 
     diff_id: str
     name: str
-    piece: Piece | None
+    file: ArchiveFile | None
     digest: str = ""
     created_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class PackedImage:
+class ArchivedImage:
     """An image of an archive; `entry` is its position among those that one can choose from.
 
     Images of one entry differ in their platform, `os/architecture[/variant]` or "". `problem`
@@ -89,7 +89,7 @@ class PackedImage:
     names: tuple[str, ...]
     config: bytes
     manifest: bytes
-    layers: tuple[PackedLayer, ...]
+    layers: tuple[ArchivedLayer, ...]
     platform: str = ""
     entry: int = 0
     problem: str = ""
@@ -98,17 +98,17 @@ class PackedImage:
     @property
     def held(self) -> bool:
         """Whether the archive has the image, and did not leave it out with all its layers."""
-        present = not self.layers or any(layer.piece is not None for layer in self.layers)
+        present = not self.layers or any(layer.file is not None for layer in self.layers)
         return present and not self.problem
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class ArchiveContents:
     """What the archive at `place` holds: the name of its format, and at least one image."""
 
     place: str
     format: str
-    images: tuple[PackedImage, ...]
+    images: tuple[ArchivedImage, ...]
 
 
 def lost_id(number: int, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from imagefs.archive import descriptors, members
 from imagefs.archive.descriptors import Descriptor, Json, is_image, kind_of
 from imagefs.archive.members import KEEP_GOING, Files, shown
-from imagefs.archive.model import PackedImage, PackedLayer, Piece, lost_id
+from imagefs.archive.model import ArchivedImage, ArchivedLayer, ArchiveFile, lost_id
 from imagefs.errors import CorruptArchive
 from imagefs.image import config as image_config
 
@@ -25,12 +25,12 @@ _MAX_DEPTH = 8
 _KINDS_LISTED = 5
 
 
-def read_layout(files: Files, index: bytes) -> tuple[PackedImage, ...]:
+def read_layout(files: Files, index: bytes) -> tuple[ArchivedImage, ...]:
     """Return the images of an OCI layout, whose index.json is given."""
     return _Reader(files, _layout_path).entries(_json_object(files, INDEX, index))
 
 
-def read_dir(files: Files, manifest: bytes) -> tuple[PackedImage, ...]:
+def read_dir(files: Files, manifest: bytes) -> tuple[ArchivedImage, ...]:
     """Return the images of a `dir:` directory, whose manifest.json is given."""
     said = _json_object(files, MANIFEST, manifest)
     if said.get("schemaVersion") == 1:
@@ -73,7 +73,7 @@ class _Reader:
         self._left = members.MAX_IMAGES
         self._passed_over: list[str] = []
 
-    def entries(self, index: Json) -> tuple[PackedImage, ...]:
+    def entries(self, index: Json) -> tuple[ArchivedImage, ...]:
         """Return the images of the top index, each knowing the entry that it belongs to."""
         named: dict[str, tuple[str, ...]] = {}
         descriptors: dict[str, Descriptor] = {}
@@ -101,7 +101,7 @@ class _Reader:
         kinds = ", ".join([*dict.fromkeys(map(shown, self._passed_over))][:_KINDS_LISTED])
         return f", but artifacts: {kinds}" if kinds else ""
 
-    def _images(self, descriptor: Descriptor, inside: tuple[str, ...]) -> Iterator[PackedImage]:
+    def _images(self, descriptor: Descriptor, inside: tuple[str, ...]) -> Iterator[ArchivedImage]:
         """Yield the images that a descriptor leads to; `inside` are the indexes around it."""
         if descriptor.artifact:
             self._passed_over.append(descriptor.artifact)
@@ -128,7 +128,7 @@ class _Reader:
         else:
             self._passed_over.append(kind_of(said))
 
-    def image(self, said: Json, written: bytes, descriptor: Descriptor) -> PackedImage:
+    def image(self, said: Json, written: bytes, descriptor: Descriptor) -> ArchivedImage:
         """Return the image that a manifest describes, or one with a problem."""
         try:
             return self._image(said, written, descriptor)
@@ -143,12 +143,12 @@ class _Reader:
 
     def _without_config(
         self, said: Json, written: bytes, descriptor: Descriptor, damage: str
-    ) -> PackedImage:
+    ) -> ArchivedImage:
         """Return the image of what layers there are; nobody knows what their diff ids are."""
         layers = list(self._descriptors(said, "layers", "the manifest"))
         if not 0 < len(layers) <= image_config.MAX_LAYERS:
             raise CorruptArchive(damage)
-        return PackedImage(
+        return ArchivedImage(
             f"sha256:{hashlib.sha256(written).hexdigest()}",
             descriptor.names(),
             b"",
@@ -161,7 +161,7 @@ class _Reader:
             damage=(damage,),
         )
 
-    def _image(self, said: Json, written: bytes, descriptor: Descriptor) -> PackedImage:
+    def _image(self, said: Json, written: bytes, descriptor: Descriptor) -> ArchivedImage:
         config_descriptor = self._descriptor(said.get("config"), "config")
         found = self._blob(config_descriptor.digest)
         if found is None:
@@ -183,7 +183,7 @@ class _Reader:
                 f" configuration {config_descriptor.digest} has {len(facts.diff_ids)} diff ids"
                 f"{KEEP_GOING}"
             )
-        return PackedImage(
+        return ArchivedImage(
             f"sha256:{hashlib.sha256(config).hexdigest()}",
             descriptor.names(),
             config,
@@ -198,23 +198,23 @@ class _Reader:
             damage=damage,
         )
 
-    def _layer(self, layer: Descriptor, diff_id: str, created_by: str) -> PackedLayer:
+    def _layer(self, layer: Descriptor, diff_id: str, created_by: str) -> ArchivedLayer:
         if layer.media_type.endswith("+encrypted"):
             raise CorruptArchive(f"{self._files.place}: layer {layer.digest} is encrypted")
         found = self._blob(layer.digest)
         name = found[0] if found else self._paths(layer.digest)[0]
-        return PackedLayer(diff_id, name, found[1] if found else None, layer.digest, created_by)
+        return ArchivedLayer(diff_id, name, found[1] if found else None, layer.digest, created_by)
 
-    def _blob(self, digest: str) -> tuple[str, Piece] | None:
+    def _blob(self, digest: str) -> tuple[str, ArchiveFile] | None:
         for path in self._paths(digest):
-            piece = self._files.find(path)
-            if piece is not None:
-                return path, piece
+            file = self._files.find(path)
+            if file is not None:
+                return path, file
         return None
 
-    def _checked(self, digest: str, name: str, piece: Piece) -> tuple[bytes, tuple[str, ...]]:
+    def _checked(self, digest: str, name: str, file: ArchiveFile) -> tuple[bytes, tuple[str, ...]]:
         """Return a small blob's content, and what is wrong with it, unless that is an error."""
-        data = members.content(self._files, name, piece)
+        data = members.content(self._files, name, file)
         algorithm = digest.partition(":")[0]
         found = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
         if found != digest:
@@ -240,8 +240,8 @@ class _Reader:
         return descriptors.read(item, self._files.place, where)
 
 
-def _absent(descriptor: Descriptor, problem: str) -> PackedImage:
-    return PackedImage(
+def _absent(descriptor: Descriptor, problem: str) -> ArchivedImage:
+    return ArchivedImage(
         descriptor.digest,
         descriptor.names(),
         b"",
@@ -252,9 +252,9 @@ def _absent(descriptor: Descriptor, problem: str) -> PackedImage:
     )
 
 
-def _joined(found: list[list[PackedImage]]) -> list[list[PackedImage]]:
+def _joined(found: list[list[ArchivedImage]]) -> list[list[ArchivedImage]]:
     """Join the images that lie side by side under one name, or none, for different platforms."""
-    by_names: dict[tuple[str, ...], list[list[PackedImage]]] = {}
+    by_names: dict[tuple[str, ...], list[list[ArchivedImage]]] = {}
     for images in found:
         by_names.setdefault(images[0].names, []).append(images)
     entries = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagefs.archive import compression, detect
 from imagefs.archive.members import DirectoryFiles, TarFiles
-from imagefs.archive.model import Means, Packed, Piece
+from imagefs.archive.model import ArchiveContents, ArchiveFile, IngestContext
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import host_errors, identity_of
 from imagefs.image.model import Blob
@@ -19,22 +19,24 @@ from imagefs.image.model import Blob
 STANDARD_INPUT = 0
 
 
-def read(path: Path, means: Means) -> Packed:
+def read(path: Path, context: IngestContext) -> ArchiveContents:
     """Return what the archive at a path holds."""
     with host_errors(path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _read(fd, path, means)
+            return _read(fd, path, context)
         finally:
             os.close(fd)
 
 
-def _read(fd: int, path: Path, means: Means) -> Packed:
+def _read(fd: int, path: Path, context: IngestContext) -> ArchiveContents:
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
-        return detect.read_directory(DirectoryFiles(path, fd, keep_going=means.care.keep_going))
+        return detect.read_directory(
+            DirectoryFiles(path, fd, keep_going=context.options.keep_going)
+        )
     if stat.S_ISFIFO(status.st_mode):
-        return _spooled(fd, str(path), means)
+        return _spooled(fd, str(path), context)
     if not stat.S_ISREG(status.st_mode):
         raise HostError(f"{path}: is neither a file nor a directory")
     if not status.st_size:
@@ -42,13 +44,13 @@ def _read(fd: int, path: Path, means: Means) -> Packed:
     if compression.recognise(os.pread(fd, compression.MAGIC_BYTES, 0)) is not None:
         from imagefs.archive import ingest  # noqa: PLC0415
 
-        return ingest.compressed(fd, path, means)
+        return ingest.compressed(fd, path, context)
     blob = Blob(path.absolute(), 0, status.st_size, identity_of(status))
-    files = TarFiles(blob, str(path), keep_going=means.care.keep_going, enough=detect.enough())
-    return detect.read_tar(files, Piece(blob, files.truncated))
+    files = TarFiles(blob, str(path), keep_going=context.options.keep_going, enough=detect.enough())
+    return detect.read_tar(files, ArchiveFile(blob, files.truncated))
 
 
-def read_stdin(means: Means) -> Packed:
+def read_stdin(context: IngestContext) -> ArchiveContents:
     """Return what the archive on standard input holds, once all of it is in the store."""
     if os.isatty(STANDARD_INPUT):
         raise HostError("standard input is a terminal; pipe an archive into it")
@@ -58,13 +60,13 @@ def read_stdin(means: Means) -> Packed:
         named = path.exists() and os.path.samestat(path.stat(), status)
         if named and not os.lseek(STANDARD_INPUT, 0, os.SEEK_CUR):
             with host_errors(path):
-                return _read(STANDARD_INPUT, path, means)
+                return _read(STANDARD_INPUT, path, context)
     place = "standard input"
     with host_errors(Path(place)):
-        return _spooled(STANDARD_INPUT, place, means)
+        return _spooled(STANDARD_INPUT, place, context)
 
 
-def _spooled(fd: int, place: str, means: Means) -> Packed:
+def _spooled(fd: int, place: str, context: IngestContext) -> ArchiveContents:
     from imagefs.archive import ingest  # noqa: PLC0415
 
-    return ingest.stream(fd, place, means)
+    return ingest.stream(fd, place, context)

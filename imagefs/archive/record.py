@@ -28,7 +28,7 @@ from imagefs.archive.members import (
     normal,
     shown,
 )
-from imagefs.archive.model import Means, Piece
+from imagefs.archive.model import ArchiveFile, IngestContext
 from imagefs.archive.uncompress import room, settle, too_large
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import host_errors
@@ -48,7 +48,7 @@ _MAGIC = b"imagefs parts 1\n"
 _TRAILER = struct.Struct("<Q16s")
 
 
-class Parts:
+class SpooledFiles:
     """The files of an archive that was taken apart; see `members.Files`."""
 
     def __init__(self, place: str, record: Blob, store: Store, *, keep_going: bool = False) -> None:
@@ -72,19 +72,19 @@ class Parts:
         """See Files."""
         return [*self._small, *self._large, *self._links]
 
-    def find(self, name: str) -> Piece | None:
+    def find(self, name: str) -> ArchiveFile | None:
         """See Files."""
         path = normal(name)
         for _ in range(MAX_LINKS):
             if path in self._small:
                 offset, length = self._small[path]
-                return Piece(Blob(self._record.path, offset, length))
+                return ArchiveFile(Blob(self._record.path, offset, length))
             if path in self._large:
                 digest, damage = self._large[path]
                 blob = self._store.layer(digest)
                 if blob is None:
                     raise HostError(f"{self._store.root}: {digest} was removed while needed")
-                return Piece(blob, damage, digest)
+                return ArchiveFile(blob, damage, digest)
             if path not in self._links:
                 return None
             path = self._links[path]
@@ -105,15 +105,15 @@ def _table(record: Blob) -> dict[str, Any]:
     raise HostError(f"{record.path}: is not what the cache took it for")
 
 
-def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
+def take_apart(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:
     """Bring an archive that arrives in chunks into the store.
 
     Return the digest of its record, and what is wrong with the archive if it was to keep going.
     """
     damage = ""
-    if means.indexer is not None:
-        means.indexer.begin()
-    with means.store.layer_writer(None) as record, _Taking(record, means) as taking:
+    if context.indexer is not None:
+        context.indexer.begin()
+    with context.store.layer_writer(None) as record, _Taking(record, context) as taking:
         try:
             for count, (member, content) in enumerate(members(chunks)):
                 if count >= MAX_MEMBERS:
@@ -122,7 +122,7 @@ def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
         except compression.TooLargeError:
             raise
         except CorruptArchive as error:
-            if not means.care.keep_going:
+            if not context.options.keep_going:
                 raise CorruptArchive(f"{error}{KEEP_GOING}") from error
             damage = str(error)
         taking.finish()
@@ -132,11 +132,11 @@ def take_apart(chunks: Iterator[bytes], means: Means) -> tuple[str, str]:
 class _Taking:
     """One archive being taken apart."""
 
-    def __init__(self, record: HashedFile, means: Means) -> None:
+    def __init__(self, record: HashedFile, context: IngestContext) -> None:
         self._record = record
-        self._means = means
-        self._store = means.store
-        self._care = means.care
+        self._context = context
+        self._store = context.store
+        self._options = context.options
         self._small: dict[str, tuple[int, int]] = {}
         self._large: dict[str, tuple[HashedFile, str]] = {}
         self._links: dict[str, str] = {}
@@ -182,13 +182,13 @@ class _Taking:
                 self._record.write(bytes(piece))
             self._small[name] = (start, self._record.size - start)
             return
-        limit = self._care.max_layer_bytes
+        limit = self._options.max_layer_bytes
         if kind is not None:
             bound = min(room(self._store), limit)
             read = lambda _size: bytes(next(pieces, b""))  # noqa: E731
             self._write(name, compression.plain(read, kind, bound))
         elif size > limit:
-            raise too_large(shown(name), compression.TooLargeError(limit), self._care)
+            raise too_large(shown(name), compression.TooLargeError(limit), self._options)
         else:
             self._write(name, pieces)
 
@@ -203,9 +203,9 @@ class _Taking:
                 for piece in pieces:
                     file.write(piece)
             except compression.TooLargeError as error:
-                raise too_large(shown(name), error, self._care) from error
+                raise too_large(shown(name), error, self._options) from error
             except CorruptArchive as error:
-                if not self._care.keep_going:
+                if not self._options.keep_going:
                     raise CorruptArchive(f"{shown(name)}: {error}") from error
                 damage = str(error)
             self._large[name] = (file, damage)
@@ -217,7 +217,7 @@ class _Taking:
     def _settle(self, stack: ExitStack, file: HashedFile, whole: bool) -> None:
         with stack:
             file.finish(sync=False)
-            settle(file, self._means, whole=whole)
+            settle(file, self._context, whole=whole)
 
     def finish(self) -> None:
         """Wait until all layers are in the store, and end the record."""

@@ -7,23 +7,23 @@ import json
 import os
 from hashlib import sha256
 
-from imagefs.archive.model import PackedImage, PackedLayer, Piece
+from imagefs.archive.model import ArchivedImage, ArchivedLayer, ArchiveFile
 from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
 
 _SAMPLE = 1 << 20
 
 
-def read(piece: Piece) -> PackedImage:
+def read(piece: ArchiveFile) -> ArchivedImage:
     """Return the image whose one layer is the tar."""
     diff_id = piece.plain or _likeness(piece.blob)
     config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [diff_id]}}).encode()
-    return PackedImage(
+    return ArchivedImage(
         f"sha256:{sha256(config).hexdigest()}",
         (),
         config,
         b"{}",
-        (PackedLayer(diff_id, "the archive", piece),),
+        (ArchivedLayer(diff_id, "the archive", piece),),
     )
 
 

@@ -17,7 +17,13 @@ from pathlib import Path
 from imagefs.archive import compression
 from imagefs.archive.compression import Compression, TooLargeError
 from imagefs.archive.members import KEEP_GOING, shown
-from imagefs.archive.model import Care, Means, Packed, PackedImage, PackedLayer
+from imagefs.archive.model import (
+    ArchiveContents,
+    ArchivedImage,
+    ArchivedLayer,
+    IngestContext,
+    IngestOptions,
+)
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import files
 from imagefs.host.files import fsync_file, host_errors
@@ -30,21 +36,21 @@ _CHUNK = 1 << 20
 _EMPTY_TAR = bytes(1024)
 
 
-def image_of(packed: Packed, image: PackedImage, means: Means) -> Image:
+def image_of(contents: ArchiveContents, image: ArchivedImage, context: IngestContext) -> Image:
     """Return the image with all its layers plain."""
     for damage in image.damage:
-        means.progress.warn(damage)
-    with host_errors(Path(packed.place)):
-        layers = _plain_layers(image, _Maker(packed.place, means))
+        context.progress.warn(damage)
+    with host_errors(Path(contents.place)):
+        layers = _plain_layers(image, _Maker(contents.place, context))
     return Image(image.id, image.names, image.config, image.manifest, layers)
 
 
-def _plain_layers(image: PackedImage, maker: "_Maker") -> tuple[Layer, ...]:
+def _plain_layers(image: ArchivedImage, maker: "_Maker") -> tuple[Layer, ...]:
     kinds = [_kind(layer) for layer in image.layers]
     work = sum(map(maker.work, image.layers, kinds))
     if work:
         maker.begin("decompressing" if any(kinds) else "verifying", work)
-    jobs: dict[PackedLayer, Callable[[], Layer]] = {}
+    jobs: dict[ArchivedLayer, Callable[[], Layer]] = {}
     for number, (layer, kind) in enumerate(zip(image.layers, kinds, strict=True)):
         alike = replace(layer, created_by="")
         jobs.setdefault(alike, _job(maker, number, alike, kind))
@@ -56,7 +62,7 @@ def _plain_layers(image: PackedImage, maker: "_Maker") -> tuple[Layer, ...]:
 
 
 def _job(
-    maker: "_Maker", number: int, layer: PackedLayer, kind: Compression | None
+    maker: "_Maker", number: int, layer: ArchivedLayer, kind: Compression | None
 ) -> Callable[[], Layer]:
     return lambda: maker.layer(number, layer, kind)
 
@@ -74,11 +80,11 @@ def _side_by_side(jobs: list[Callable[[], Layer]]) -> list[Layer]:
             raise
 
 
-def _kind(layer: PackedLayer) -> Compression | None:
+def _kind(layer: ArchivedLayer) -> Compression | None:
     """Return what a layer is compressed with, told by its first bytes."""
-    if layer.piece is None or layer.piece.plain:
+    if layer.file is None or layer.file.plain:
         return None
-    blob = layer.piece.blob
+    blob = layer.file.blob
     with open_blob(blob) as fd:
         return compression.recognise(
             os.pread(fd, min(compression.MAGIC_BYTES, blob.length), blob.offset)
@@ -121,9 +127,9 @@ def room(store: Store) -> int:
     return disk.f_bavail * disk.f_frsize * 19 // 20
 
 
-def too_large(what: str, error: TooLargeError, care: Care) -> HostError:
+def too_large(what: str, error: TooLargeError, options: IngestOptions) -> HostError:
     """Return the error for a stream that was stopped, by the user's limit or for lack of room."""
-    if error.max_bytes == care.max_layer_bytes:
+    if error.max_bytes == options.max_layer_bytes:
         return HostError(f"{what}: {error}; --max-layer-bytes sets this limit")
     return HostError(f"{what} does not fit into the cache: {error}")
 
@@ -131,49 +137,49 @@ def too_large(what: str, error: TooLargeError, care: Care) -> HostError:
 class _Maker:
     """Makes the layers of one image plain."""
 
-    def __init__(self, place: str, means: Means) -> None:
+    def __init__(self, place: str, context: IngestContext) -> None:
         self._place = place
-        self._means = means
-        self._store = means.store
-        self._progress = means.progress
-        self._care = means.care
+        self._context = context
+        self._store = context.store
+        self._progress = context.progress
+        self._options = context.options
 
     def begin(self, phase: str, work: int) -> None:
         """Make ready for work on that many bytes; nobody has started a thread yet."""
         self._progress.phase(phase, work)
-        if self._means.indexer is not None:
-            self._means.indexer.begin()
+        if self._context.indexer is not None:
+            self._context.indexer.begin()
 
-    def work(self, layer: PackedLayer, kind: Compression | None) -> int:
+    def work(self, layer: ArchivedLayer, kind: Compression | None) -> int:
         """Return how many bytes will be read to make a layer plain, or to verify it."""
-        if layer.piece is None or (kind and self._known(layer.diff_id) is not None):
+        if layer.file is None or (kind and self._known(layer.diff_id) is not None):
             return 0
-        return layer.piece.blob.length if kind or self._care.verify else 0
+        return layer.file.blob.length if kind or self._options.verify else 0
 
-    def layer(self, number: int, layer: PackedLayer, kind: Compression | None) -> Layer:
+    def layer(self, number: int, layer: ArchivedLayer, kind: Compression | None) -> Layer:
         """Return a layer that can be read."""
         where = f"{self._place}: layer {number} ({shown(layer.name)}, digest {layer.diff_id})"
-        if layer.piece is None:
+        if layer.file is None:
             return self._missing(layer, where)
-        if layer.piece.damage:
-            self._tolerate(where, f"is damaged: {layer.piece.damage}")
-        if layer.piece.plain:
-            return self._in_store(layer, where, layer.piece.plain, layer.piece.damage)
+        if layer.file.damage:
+            self._tolerate(where, f"is damaged: {layer.file.damage}")
+        if layer.file.plain:
+            return self._in_store(layer, where, layer.file.plain, layer.file.damage)
         if kind is not None:
             return self._decompressed(layer, where, kind)
-        damage = layer.piece.damage
-        if self._care.verify and not damage and _algorithm(layer.diff_id):
-            damage = self._compared(where, layer.diff_id, self._digest(layer.piece.blob, layer))
+        damage = layer.file.damage
+        if self._options.verify and not damage and _algorithm(layer.diff_id):
+            damage = self._compared(where, layer.diff_id, self._digest(layer.file.blob, layer))
         return Layer(
-            layer.diff_id, layer.piece.blob, keep_going=self._care.keep_going, damage=damage
+            layer.diff_id, layer.file.blob, keep_going=self._options.keep_going, damage=damage
         )
 
     def _tolerate(self, where: str, damage: str) -> None:
         """Raise CorruptArchive unless damage is to be made do with."""
-        if not self._care.keep_going:
+        if not self._options.keep_going:
             raise CorruptArchive(f"{where} {damage}{KEEP_GOING}")
 
-    def _missing(self, layer: PackedLayer, where: str) -> Layer:
+    def _missing(self, layer: ArchivedLayer, where: str) -> Layer:
         """Return a layer that some other image has brought, or one without content."""
         blob = self._known(layer.diff_id)
         if blob is not None:
@@ -184,7 +190,7 @@ class _Maker:
             file.write(_EMPTY_TAR)
         return Layer(layer.diff_id, self._stored_blob(file.digest), keep_going=True, damage=damage)
 
-    def _in_store(self, layer: PackedLayer, where: str, digest: str, damage: str) -> Layer:
+    def _in_store(self, layer: ArchivedLayer, where: str, digest: str, damage: str) -> Layer:
         """Return a layer that the store has under `digest`, be it the right one or not."""
         blob = self._stored_blob(digest)
         algorithm = _algorithm(layer.diff_id)
@@ -192,9 +198,9 @@ class _Maker:
             damage = self._compared(where, layer.diff_id, self._found(layer, blob, digest))
         if algorithm and not damage:
             return Layer(layer.diff_id, blob, stored=True)
-        return Layer(layer.diff_id, blob, keep_going=self._care.keep_going, damage=damage)
+        return Layer(layer.diff_id, blob, keep_going=self._options.keep_going, damage=damage)
 
-    def _found(self, layer: PackedLayer, blob: Blob, digest: str) -> str:
+    def _found(self, layer: ArchivedLayer, blob: Blob, digest: str) -> str:
         """Return the digest, of the diff id's kind, of what the store has under `digest`."""
         if _algorithm(layer.diff_id) == "sha256":
             return digest
@@ -224,7 +230,7 @@ class _Maker:
             raise HostError(f"{self._store.root}: {digest} was removed while it was needed")
         return blob
 
-    def _digest(self, blob: Blob, layer: PackedLayer) -> str:
+    def _digest(self, blob: Blob, layer: ArchivedLayer) -> str:
         algorithm = _algorithm(layer.diff_id)
         digest = hashlib.new(algorithm)
         with open_blob(blob) as fd:
@@ -234,7 +240,7 @@ class _Maker:
                 self._progress.advance(len(chunk))
         return f"{algorithm}:{digest.hexdigest()}"
 
-    def _decompressed(self, layer: PackedLayer, where: str, kind: Compression) -> Layer:
+    def _decompressed(self, layer: ArchivedLayer, where: str, kind: Compression) -> Layer:
         with self._store.lock(f"layer {layer.diff_id}"):
             blob = self._known(layer.diff_id)
             if blob is not None:
@@ -242,26 +248,26 @@ class _Maker:
             digest, damage = self._decompress(layer, where, kind)
         return self._in_store(layer, where, digest, damage)
 
-    def _decompress(self, layer: PackedLayer, where: str, kind: Compression) -> tuple[str, str]:
+    def _decompress(self, layer: ArchivedLayer, where: str, kind: Compression) -> tuple[str, str]:
         """Decompress a layer into the store; return its digest, and what is wrong with it."""
-        assert layer.piece is not None
-        blob, damage = layer.piece.blob, layer.piece.damage
+        assert layer.file is not None
+        blob, damage = layer.file.blob, layer.file.damage
         with self._store.workspace() as work, host_errors(self._store.root):
             with open_blob(blob) as fd, HashedFile(work / "layer") as file:
                 read = reader(fd, blob, lambda data: self._progress.advance(len(data)))
-                bound = min(room(self._store), self._care.max_layer_bytes)
+                bound = min(room(self._store), self._options.max_layer_bytes)
                 try:
                     for piece in compression.plain(read, kind, bound):
                         file.write(piece)
                 except TooLargeError as error:
-                    raise too_large(where, error, self._care) from error
+                    raise too_large(where, error, self._options) from error
                 except CorruptArchive as error:
                     damage = damage or str(error)
                     self._tolerate(where, f"is damaged: {damage}")
                 file.finish(sync=False)
             if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
-            settle(file, self._means, whole=not damage)
+            settle(file, self._context, whole=not damage)
         return file.digest, damage
 
 
@@ -271,16 +277,16 @@ def _algorithm(diff_id: str) -> str:
     return algorithm if algorithm in DIGESTS else ""
 
 
-def settle(file: HashedFile, means: Means, *, whole: bool) -> None:
+def settle(file: HashedFile, context: IngestContext, *, whole: bool) -> None:
     """See a finished file to the disk and into the store; if it is whole, it is indexed meanwhile.
 
     Who takes it for a layer will look for its index first.
     """
     blob = Blob(file.path, 0, file.size)
     indexed = None
-    if whole and means.indexer is not None:
-        indexed = means.indexer.add(Layer(file.digest, blob, stored=True))
+    if whole and context.indexer is not None:
+        indexed = context.indexer.add(Layer(file.digest, blob, stored=True))
     fsync_file(file.path)
     if indexed is not None:
         indexed()
-    means.store.adopt_layer(file.path, file.digest)
+    context.store.adopt_layer(file.path, file.digest)

@@ -94,11 +94,13 @@ def mount(asked: Asked, serving: Serving, view: str | None, *, all_images: bool 
             fs = ImageFs()
             images = opening.open_images(asked.request, store, progress)
             for name, image in zip(directory_names(images), images, strict=True):
-                directory = fs.made.directory(1)
-                fs.made.link(1, name, directory.node)
+                directory = fs.synthetic.directory(1)
+                fs.synthetic.link(1, name, directory.node)
                 fs.add_image(image, store.index_dir, directory.node)
-            root = fs.made.get(1)
-            root.mtime = max(fs.made.get(node).mtime for node in (root.children or {}).values())
+            root = fs.synthetic.get(1)
+            root.mtime = max(
+                fs.synthetic.get(node).mtime for node in (root.children or {}).values()
+            )
         else:
             image = opening.open_image(asked.request, store, progress)
             waiting = index_cache.missing(image.layers, store.index_dir)
@@ -135,7 +137,7 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     from imagefs.engine import addresses  # noqa: PLC0415
     from imagefs.engine.api import Engine  # noqa: PLC0415
     from imagefs.mounts import serve as server  # noqa: PLC0415
-    from imagefs.source.loader import Loader, Ways  # noqa: PLC0415
+    from imagefs.source.loader import Loader, LoaderConfig  # noqa: PLC0415
     from imagefs.vfs.engine_fs import Catalog  # noqa: PLC0415
 
     engine = Engine(addresses.find(options["host"]))
@@ -144,7 +146,7 @@ def serve_engine(mountpoint: Path, options: Mapping[str, Any]) -> None:
     engine.version()
     store = Store()
     limit = _layer_limit(options["max_layer_bytes"])
-    loader = Loader(Ways(engine.endpoint, store.root, options["platform"], limit))
+    loader = Loader(LoaderConfig(engine.endpoint, store.root, options["platform"], limit))
 
     def make() -> Catalog:
         return Catalog(engine.images, loader.load, store.index_dir, loader.unload)

@@ -76,7 +76,7 @@ class Pusher:
 
     def _push(self, node: int) -> None:
         try:
-            following = self._fs.following(node, self._most)
+            following = self._fs.readahead_candidates(node, self._most)
         except (OSError, LookupError) as error:
             # Whoever reads them is told.
             _log.debug("what follows node %#x cannot be read: %s", node, error)

@@ -176,7 +176,7 @@ class Session:
         attr_valid = valid
         if not self.all_stable:
             attr_valid = valid if valid == FOREVER else self._valid(node)
-            self._fs.refer((node,), 1)
+            self._fs.adjust_lookups((node,), 1)
         return (_entry_reply(
             144, 0, unique, node, valid, attr_valid,
             ino, size, blocks, mtime, mtime, mtime, nsec, nsec, nsec,
@@ -215,7 +215,7 @@ class Session:
         offset, room = _read_in(request, BODY)
         body, nodes, too_small = self._listings.cut(node, offset, room, plus=True)
         if nodes:
-            self._fs.refer(filter(None, nodes), 1)
+            self._fs.adjust_lookups(filter(None, nodes), 1)
         return _directory(unique, body, too_small=too_small)
 
     def _readdir(self, unique: int, node: int, request: bytes) -> Reply:
@@ -225,7 +225,7 @@ class Session:
 
     def _forget(self, _unique: int, node: int, request: bytes) -> Reply:
         (count,) = abi.FORGET_IN.unpack_from(request, BODY)
-        self._fs.refer((node,), -count)
+        self._fs.adjust_lookups((node,), -count)
         return ()
 
     def _batch_forget(self, _unique: int, _node: int, request: bytes) -> Reply:
@@ -233,7 +233,7 @@ class Session:
         start = BODY + abi.BATCH_FORGET_IN.size
         end = min(len(request), start + count * abi.FORGET_ONE.size)
         for node, lookups in abi.FORGET_ONE.iter_unpack(request[start:end]):
-            self._fs.refer((node,), -lookups)
+            self._fs.adjust_lookups((node,), -lookups)
         return ()
 
     def _readlink(self, unique: int, node: int, _request: bytes) -> Reply:

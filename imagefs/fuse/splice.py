@@ -39,7 +39,7 @@ class Splicer:
             return False
         try:
             self._pipe = self._pipe or _Pipe.make()
-            return size <= self._pipe.room and self._fs.lend(
+            return size <= self._pipe.room and self._fs.with_extent(
                 node, offset, size, functools.partial(self._pipe.carry, self._device, unique)
             )
         except OSError as error:

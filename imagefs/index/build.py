@@ -9,7 +9,7 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
 from imagefs.index.fold import Fold
-from imagefs.index.writer import Table
+from imagefs.index.writer import IndexWriter
 from imagefs.tar.scan import Member, scan
 
 _NO_END = 1 << 62
@@ -38,7 +38,7 @@ def write_index(
             if not keep_going:
                 raise
             damage = str(error)
-        Table(fold.finish(), key, blob.length).write(out, damage)
+        IndexWriter(fold.finish(), key, blob.length).write(out, damage)
     finally:
         if collecting:
             gc.enable()

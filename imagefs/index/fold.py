@@ -19,7 +19,7 @@ from imagefs.index.records import (
     RECORD,
     RECORD_BYTES,
     SPECIAL_NAMES,
-    Packed,
+    ArchiveContents,
     clean,
     is_directory,
 )
@@ -58,7 +58,7 @@ class Fold:
     """
 
     def __init__(self) -> None:
-        self._members = Packed()
+        self._members = ArchiveContents()
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
         self._settled: dict[bytes, bytes] = {}

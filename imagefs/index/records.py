@@ -107,7 +107,7 @@ class Detail(NamedTuple):
 _NOTHING = Detail(rows.IMPLIED, S_IFDIR | 0o755, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-class Packed:
+class ArchiveContents:
     """The records of one layer.
 
     `owners` lists mode, uid and gid by their number, `numbers` the other way around.

@@ -28,7 +28,7 @@ _MAX_NAMES = (1 << 32) - (1 << 22)
 _NO_NAMES: frozenset[bytes] = frozenset()
 
 
-class Table:
+class IndexWriter:
     """The writer of one layer's index, from its tree.
 
     `key` is the SHA-256 digest of what identifies the layer.

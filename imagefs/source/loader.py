@@ -4,7 +4,7 @@ A fetch takes memory and the interpreter's lock; in a process of its own it give
 ends with the daemon. Owns the claims on what has been loaded, one `Store` for each image, so that
 an image that is let go may be pruned. Any thread may call it.
 
-Run as `python -m imagefs.apart`, it fetches what standard input asks for.
+Run as `python -m imagefs.source.loader`, it fetches what standard input asks for.
 """
 
 import os
@@ -27,7 +27,7 @@ from imagefs.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class LoaderConfig:
     """From which engine images are fetched, into the store at which root, and within what limits.
 
     All of it is as the daemon was started, whose directory is another one since.
@@ -50,23 +50,23 @@ class Ways:
 class Loader:
     """Loads images by id."""
 
-    def __init__(self, ways: Ways) -> None:
-        self._ways = ways
+    def __init__(self, config: LoaderConfig) -> None:
+        self._config = config
         self._lock = threading.Lock()
         self._claims: dict[str, Store] = {}
 
     def load(self, image_id: str) -> Image:
         """Return an image, fetched and indexed if need be. Raises EngineError if that fails."""
-        store = Store(self._ways.root)
+        store = Store(self._config.root)
         try:
-            image = fetch.cached(image_id, store, self._ways.platform)
+            image = fetch.cached(image_id, store, self._config.platform)
             if image is not None:
                 damaged = index_cache.damaged(image.layers, store.index_dir)
                 store.discard_layers(damaged)
                 image = None if damaged else image
             if image is None or index_cache.missing(image.layers, store.index_dir):
                 self._fetch(image_id)
-                image = fetch.cached(image_id, store, self._ways.platform)
+                image = fetch.cached(image_id, store, self._config.platform)
             if image is None:
                 raise EngineError("it went from the cache while it was loaded")
         except BaseException:
@@ -88,7 +88,7 @@ class Loader:
     def _fetch(self, image_id: str) -> None:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "imagefs.source.loader"],
-            input=pickle.dumps((os.getpid(), self._ways, image_id)),
+            input=pickle.dumps((os.getpid(), self._config, image_id)),
             capture_output=True,
             check=False,
         )
@@ -99,10 +99,10 @@ class Loader:
 
 def main() -> None:
     """Fetch for the process that waits for it."""
-    parent, ways, image_id = pickle.load(sys.stdin.buffer)
+    parent, config, image_id = pickle.load(sys.stdin.buffer)
     processes.end_with(parent)
     try:
-        ways.fetch(image_id)
+        config.fetch(image_id)
     except ImagefsError as error:
         sys.exit(str(error))
     except Exception as error:

@@ -23,7 +23,7 @@ from imagefs.progress import Progress
 from imagefs.store.store import Store
 
 if TYPE_CHECKING:
-    from imagefs.archive.model import Care, Means, Packed, PackedImage
+    from imagefs.archive.model import ArchiveContents, ArchivedImage, IngestContext, IngestOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ def _open_images(request: SourceRequest, store: Store, progress: Progress) -> Se
         return [_from_engine(wanted.name, request, store, progress)]
     from imagefs.archive import choice, uncompress  # noqa: PLC0415
 
-    with _means(request, store, progress) as means:
-        packed = _packed(wanted, means)
-        chosen = choice.every(packed, _image_asked(wanted, request), request.platform)
-        return [uncompress.image_of(packed, image, means) for image in chosen]
+    with _ingest_context(request, store, progress) as context:
+        contents = _contents(wanted, context)
+        chosen = choice.every(contents, _image_asked(wanted, request), request.platform)
+        return [uncompress.image_of(contents, image, context) for image in chosen]
 
 
 def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Image:
@@ -119,10 +119,10 @@ def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Ima
         return _from_engine(wanted.name, request, store, progress)
     from imagefs.archive import choice, uncompress  # noqa: PLC0415
 
-    with _means(request, store, progress) as means:
-        packed = _packed(wanted, means)
-        chosen = choice.one(packed, _image_asked(wanted, request), request.platform)
-        return uncompress.image_of(packed, chosen, means)
+    with _ingest_context(request, store, progress) as context:
+        contents = _contents(wanted, context)
+        chosen = choice.one(contents, _image_asked(wanted, request), request.platform)
+        return uncompress.image_of(contents, chosen, context)
 
 
 def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspection:
@@ -133,29 +133,31 @@ def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspect
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return _inspected_engine(_from_engine(wanted.name, request, store, progress))
-    from imagefs.archive.model import Means  # noqa: PLC0415
+    from imagefs.archive.model import IngestContext  # noqa: PLC0415
 
-    packed = _packed(wanted, Means(store, progress, _care(request)))
-    return Inspection(packed.format, tuple(map(_inspected, packed.images)))
+    contents = _contents(wanted, IngestContext(store, progress, _ingest_options(request)))
+    return Inspection(contents.format, tuple(map(_inspected, contents.images)))
 
 
 @contextmanager
-def _means(request: SourceRequest, store: Store, progress: Progress) -> Iterator["Means"]:
+def _ingest_context(
+    request: SourceRequest, store: Store, progress: Progress
+) -> Iterator["IngestContext"]:
     """Make ready to bring an archive's layers in; behind the block, nothing works on them."""
-    from imagefs.archive.model import Means  # noqa: PLC0415
+    from imagefs.archive.model import IngestContext  # noqa: PLC0415
     from imagefs.index.cache import Indexer  # noqa: PLC0415
 
     with Indexer(store.index_dir) as indexer:
-        yield Means(store, progress, _care(request), indexer)
+        yield IngestContext(store, progress, _ingest_options(request), indexer)
 
 
-def _packed(wanted: Reference, means: "Means") -> "Packed":
+def _contents(wanted: Reference, context: "IngestContext") -> "ArchiveContents":
     from imagefs.archive import reader  # noqa: PLC0415
 
     if isinstance(wanted, StdinReference):
-        return reader.read_stdin(means)
+        return reader.read_stdin(context)
     assert isinstance(wanted, ArchiveReference)
-    return reader.read(wanted.path, means)
+    return reader.read(wanted.path, context)
 
 
 def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
@@ -166,20 +168,20 @@ def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
     return request.image or named
 
 
-def _care(request: SourceRequest) -> "Care":
-    from imagefs.archive.model import Care  # noqa: PLC0415
+def _ingest_options(request: SourceRequest) -> "IngestOptions":
+    from imagefs.archive.model import IngestOptions  # noqa: PLC0415
 
-    return Care(request.keep_going, request.verify, request.max_layer_bytes)
+    return IngestOptions(request.keep_going, request.verify, request.max_layer_bytes)
 
 
-def _inspected(image: "PackedImage") -> InspectedImage:
+def _inspected(image: "ArchivedImage") -> InspectedImage:
     from imagefs.archive.model import labels_of  # noqa: PLC0415
 
     layers = tuple(
         InspectedLayer(
             layer.diff_id,
             layer.digest,
-            layer.piece.blob.length if layer.piece else None,
+            layer.file.blob.length if layer.file else None,
             layer.created_by,
         )
         for layer in image.layers

@@ -91,7 +91,7 @@ class Catalog(ImageFs):
         self._by_id: dict[str, int] = {}
         self._directories: dict[tuple[bytes, ...], int] = {(): ROOT_ID}
         self._links: dict[tuple[bytes, ...], tuple[bytes, int]] = {}
-        self.made.get(ROOT_ID).fixed = False
+        self.synthetic.get(ROOT_ID).fixed = False
         self._enter_names([])
 
     # FileSystem, where it differs
@@ -117,15 +117,15 @@ class Catalog(ImageFs):
             self._enter(node)
         elif not self.is_stable(node):
             self._refresh()
-            made = self.made.get(node)
+            made = self.synthetic.get(node)
             # Not by way of getattr, which would ask for the names again.
             children = sorted((made.children or {}).items())
-            return [Entry(name, self.made.get(child).attr()) for name, child in children]
+            return [Entry(name, self.synthetic.get(child).attr()) for name, child in children]
         return super().listdir(node)
 
     def is_stable(self, node: int) -> bool:
         """See FileSystem; names come and go, an image that is loaded never changes."""
-        return bool(node & _IN_LAYER) or self.made.get(node).fixed
+        return bool(node & _IN_LAYER) or self.synthetic.get(node).fixed
 
     def is_slow(self, node: int) -> bool:
         """See FileSystem."""
@@ -133,7 +133,7 @@ class Catalog(ImageFs):
             return False
         return node in self._images or not self._is_fresh()
 
-    def refer(self, nodes: Iterable[int], count: int) -> None:
+    def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """See FileSystem. What the kernel has of a removed image keeps its layers open."""
         with self._counting:
             for node in nodes:
@@ -187,7 +187,7 @@ class Catalog(ImageFs):
         image = self._images[node]
         attempt = image.attempts
         with image.lock:
-            if self.made.get(node).fixed:
+            if self.synthetic.get(node).fixed:
                 return
             if image.attempts != attempt:
                 # Somebody tried while we waited, and it failed: that was our answer too.
@@ -200,7 +200,7 @@ class Catalog(ImageFs):
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
             finally:
                 image.attempts += 1
-            self.made.get(node).fixed = True
+            self.synthetic.get(node).fixed = True
 
     # Names
 
@@ -253,7 +253,7 @@ class Catalog(ImageFs):
                 kept[path] = target, self._link_node(path, target, created)
                 wanted[path[:-1]][path[-1]] = kept[path][1]
         for path, children in wanted.items():
-            directory = self.made.get(self._directories[path])
+            directory = self.synthetic.get(self._directories[path])
             if directory.children != children:
                 directory.children = children
                 directory.mtime = now
@@ -270,7 +270,7 @@ class Catalog(ImageFs):
                 # What was open when the image went is let go only when asked for again.
                 for name in _IMAGE_NAMES:
                     self._tell_gone(node, name)
-            elif self.made.get(node).fixed:
+            elif self.synthetic.get(node).fixed:
                 self._removed.add(node)
                 self._tell_gone(parent, entered.name)
             else:
@@ -280,10 +280,10 @@ class Catalog(ImageFs):
         # One that is being loaded just now is seen to when the names are next asked for.
         if entered.lock.acquire(blocking=False):
             try:
-                if not self.made.get(node).fixed:
+                if not self.synthetic.get(node).fixed:
                     del self._images[node]
                     del self._by_id[entered.id]
-                    self.made.drop(node)
+                    self.synthetic.drop(node)
             finally:
                 entered.lock.release()
 
@@ -291,7 +291,7 @@ class Catalog(ImageFs):
         """Return an image's directory; one that is there keeps the name that it was given."""
         node = self._by_id.get(image.id)
         if node is None:
-            made = self.made.directory(self._directory_node((BY_ID,)), fixed=False)
+            made = self.synthetic.directory(self._directory_node((BY_ID,)), fixed=False)
             made.mtime, node = image.created, made.node
             self._images[node] = _Entered(image.id, name)
             self._by_id[image.id] = node
@@ -301,7 +301,7 @@ class Catalog(ImageFs):
         node = self._directories.get(path)
         if node is None:
             parent = self._directory_node(path[:-1])
-            made = self.made.directory(parent, fixed=False)
+            made = self.synthetic.directory(parent, fixed=False)
             made.mtime, node = time.time_ns(), made.node
             self._directories[path] = node
         return node
@@ -311,7 +311,7 @@ class Catalog(ImageFs):
         known = self._links.get(path)
         if known is not None and known[0] == target:
             return known[1]
-        made = self.made.symlink(self._directories[path[:-1]], target)
+        made = self.synthetic.symlink(self._directories[path[:-1]], target)
         made.mtime = created
         return made.node
 
@@ -324,10 +324,10 @@ class Catalog(ImageFs):
         alive = {node for _, node in links.values()}
         for _, node in self._links.values():
             if node not in alive:
-                self.made.drop(node)
+                self.synthetic.drop(node)
         self._links = links
         for path in self._directories.keys() - set(directories):
-            self.made.drop(self._directories.pop(path))
+            self.synthetic.drop(self._directories.pop(path))
 
 
 class _Entered:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from imagefs.errors import UsageError
-from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
+from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
 from imagefs.image import config as image_config
 from imagefs.image.model import Image, Layer
 from imagefs.index import cache as index_cache
@@ -76,7 +76,7 @@ class ImageFs:
         self._memory = Memory()
         self._piles, self._maps = Piles(self._memory), Maps(self._memory)
         self._root = ROOT_ID
-        self.made = SyntheticTree()
+        self.synthetic = SyntheticTree()
 
     # Building
 
@@ -95,7 +95,7 @@ class ImageFs:
                 self._close(self.layers_of(parent))
                 del self._trees[parent]
                 raise
-            made, directory = self.made, self.made.get(parent)
+            made, directory = self.synthetic, self.synthetic.get(parent)
             # What is made below takes its time from here.
             directory.mtime = image_config.created(image.config) or directory.mtime
             layers, snapshots = made.directory(parent), made.directory(parent)
@@ -160,7 +160,7 @@ class ImageFs:
             self._close(own)
             for numbers in tree.inos:
                 self._free_inos.give_back(numbers)
-            self.made.drop_below(parent)
+            self.synthetic.drop_below(parent)
             return tree.views
 
     def _close(self, layers: set[int]) -> None:
@@ -250,7 +250,7 @@ class ImageFs:
         real = self._root if node == ROOT_ID else node
         view, layer, number = nodeid.unpack(real)
         if not layer:
-            return self.made.get(number).attr()
+            return self.synthetic.get(number).attr()
         row = self._row(layer, number)
         if row.mode >> 12 != 4:
             return self._leaf(real, layer, row, view)
@@ -263,7 +263,7 @@ class ImageFs:
         """See FileSystem."""
         view, layer, number = nodeid.unpack(self._root if node == ROOT_ID else node)
         if not layer:
-            made = self.made.get(number).children
+            made = self.synthetic.get(number).children
             if made is None:
                 raise _error(errno.ENOTDIR)
             return [Entry(name, self.getattr(child)) for name, child in sorted(made.items())]
@@ -378,7 +378,7 @@ class ImageFs:
         """See FileSystem."""
         _, layer, number = nodeid.unpack(node)
         if not layer:
-            target = self.made.get(number).target
+            target = self.synthetic.get(number).target
             if target is None:
                 raise _error(errno.EINVAL)
             return target
@@ -392,7 +392,7 @@ class ImageFs:
         layer = node >> nodeid.LAYER_SHIFT & nodeid.LAYER_MASK
         number = node & nodeid.ROW_MASK
         if not layer:
-            return (self.made.get(number).content or b"")[offset : offset + size]
+            return (self.synthetic.get(number).content or b"")[offset : offset + size]
         try:
             opened = self._layers[layer]
             row = opened.index.row(number)
@@ -402,7 +402,7 @@ class ImageFs:
             raise _error(errno.EISDIR if row.mode >> 12 == 4 else errno.EINVAL)
         return opened.read(row, offset, size)
 
-    def lend(
+    def with_extent(
         self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
     ) -> bool:
         """See FileSystem."""
@@ -412,13 +412,13 @@ class ImageFs:
             row = opened.index.row(number)
         except LookupError:
             return False
-        return stat.S_ISREG(row.mode) and opened.lend(row, offset, size, take)
+        return stat.S_ISREG(row.mode) and opened.with_extent(row, offset, size, take)
 
-    def following(self, node: int, most: int) -> Following:
+    def readahead_candidates(self, node: int, most: int) -> ReadaheadCandidates:
         """See FileSystem; names that no view shows are among them, which costs nothing."""
         _, layer, number = nodeid.unpack(node)
         if not layer:
-            return Following()
+            return ReadaheadCandidates()
         index = self._indexes[layer]
         directory = index.row(self._row(layer, number).parent)
         last = directory.data + directory.size
@@ -438,7 +438,7 @@ class ImageFs:
             places.append((data, size))
         contents = self._layers[layer].read_all(places) if places else []
         files = list(zip(nodes, contents, strict=True))
-        return Following(files, nodeid.pack(0, layer, end), end == last)
+        return ReadaheadCandidates(files, nodeid.pack(0, layer, end), end == last)
 
     def seek(self, node: int, offset: int, whence: int) -> int:
         """See FileSystem."""
@@ -446,7 +446,7 @@ class ImageFs:
         if layer:
             row = self._row(layer, number)
             return self._layers[layer].seek(row, offset, whence)
-        size = len(self.made.get(number).content or b"")
+        size = len(self.synthetic.get(number).content or b"")
         if not 0 <= offset < size:
             raise _error(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else size
@@ -485,7 +485,7 @@ class ImageFs:
         """See FileSystem; all layers are indexed."""
         return False
 
-    def refer(self, nodes: Iterable[int], count: int) -> None:
+    def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """See FileSystem; the root is stable, and the kernel's references are all one to us."""
 
     def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:
@@ -518,7 +518,7 @@ class ImageFs:
         return ROOT_ID if above == self._root else above
 
     def _lookup_made(self, number: int, name: bytes) -> Attr | None:
-        made = self.made.get(number)
+        made = self.synthetic.get(number)
         if made.children is None:
             raise _error(errno.ENOTDIR)
         if name == b".":
@@ -574,7 +574,7 @@ class ImageFs:
         """
         view, layer, number = nodeid.unpack(self._root if node == ROOT_ID else node)
         if not layer:
-            self.made.get(number)
+            self.synthetic.get(number)
             return 0, _NO_ROW, False
         row = self._row(layer, number)
         if row.mode >> 12 != 4:

@@ -78,7 +78,9 @@ class OpenLayer:
             return b""
         return self._pread(size, row.data + offset)
 
-    def lend(self, row: Row, offset: int, size: int, take: Callable[[int, int, int], None]) -> bool:
+    def with_extent(
+        self, row: Row, offset: int, size: int, take: Callable[[int, int, int], None]
+    ) -> bool:
         """Call `take` with the descriptor, offset and length of up to `size` bytes of a file.
 
         Return False, and call nothing, where the bytes do not lie in one piece or might change: of

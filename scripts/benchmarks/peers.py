@@ -205,7 +205,7 @@ class Ext4(Extracted):
         return self.backing()
 
 
-class Packed(Contestant):
+class ArchiveContents(Contestant):
     """The merged root packed into a file system image in one file."""
 
     image = ""
@@ -231,7 +231,7 @@ class Packed(Contestant):
         return [self.home / self.image]
 
 
-class Erofs(Packed):
+class Erofs(ArchiveContents):
     """EROFS of the merged root, uncompressed, in the kernel."""
 
     name = "EROFS"
@@ -244,7 +244,7 @@ class Erofs(Packed):
         return super().missing() or _kernel_lacks("erofs")
 
     def pack(self, root: Path, image: Path) -> None:
-        """See Packed."""
+        """See ArchiveContents."""
         call(["mkfs.erofs", image, root])
 
     def mount(self) -> Path:
@@ -253,7 +253,7 @@ class Erofs(Packed):
         return self.mountpoint
 
 
-class Squashfs(Packed):
+class Squashfs(ArchiveContents):
     """squashfs of the merged root, compressed with zstd, in the kernel."""
 
     name = "squashfs"
@@ -266,7 +266,7 @@ class Squashfs(Packed):
         return super().missing() or _kernel_lacks("squashfs")
 
     def pack(self, root: Path, image: Path) -> None:
-        """See Packed."""
+        """See ArchiveContents."""
         call(
             ["mksquashfs", root, image, "-comp", "zstd", "-Xcompression-level", "3", "-no-progress"]
         )
@@ -289,7 +289,7 @@ class Squashfuse(Squashfs):
         return Contestant.missing(self)
 
     def pack(self, root: Path, image: Path) -> None:
-        """See Packed."""
+        """See ArchiveContents."""
         call(["mksquashfs", root, image, "-noI", "-noD", "-noF", "-noX", "-no-progress"])
 
     def mount(self) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imagefs.archive import reader, uncompress
-from imagefs.archive.model import Care, Means
+from imagefs.archive.model import IngestContext, IngestOptions
 from imagefs.cli.progress_bars import reporter
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
@@ -132,7 +132,7 @@ def test_an_indexer_that_dies_is_made_do_without(tmp_path: Path, store: Store) -
             child.kill()
         for child in children:
             child.join()
-        means = Means(store, Silent(), Care(), indexer)
+        means = IngestContext(store, Silent(), IngestOptions(), indexer)
         path = samples.write(tmp_path / "x", samples.oci_layout(samples.IMAGE))
         packed = reader.read(path, means)
         made = uncompress.image_of(packed, packed.images[0], means)

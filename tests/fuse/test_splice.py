@@ -37,7 +37,7 @@ class LendingFs(MemFs):
         self.fd = fd
         self.length = len(CONTENT)
 
-    def lend(
+    def with_extent(
         self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
     ) -> bool:
         if node != 7:

@@ -14,7 +14,7 @@ import pytest
 from imagefs.engine.addresses import Endpoint
 from imagefs.errors import EngineError
 from imagefs.host import mountinfo
-from imagefs.source.loader import Loader, Ways
+from imagefs.source.loader import Loader, LoaderConfig
 from imagefs.store.store import Store
 from tests.support import needs
 from tests.support.badengine import Answer, Export, ScriptedEngine, answer_json, chunked
@@ -29,7 +29,7 @@ def test_the_engine_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A fetch asks the daemon's engine, whatever a search for one would find by now."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
     with ScriptedEngine(tmp_path / "s", IMAGE.answers(chunked(IMAGE.classic()))) as engine:
-        image = Loader(Ways(Endpoint(engine.host), tmp_path / "cache")).load(IMAGE.id)
+        image = Loader(LoaderConfig(Endpoint(engine.host), tmp_path / "cache")).load(IMAGE.id)
     assert [one.diff_id for one in image.layers] == IMAGE.diff_ids
     assert len(os.listdir(tmp_path / "cache/index")) == 1
 
@@ -40,7 +40,7 @@ def test_the_engine_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_limit_is_handed_over(export: bytes, tmp_path: Path) -> None:
     """What a fetch says of a layer that is too large is the daemon's error."""
     with ScriptedEngine(tmp_path / "s", IMAGE.answers(chunked(export))) as engine:
-        ways = Ways(Endpoint(engine.host), tmp_path / "cache", max_layer_bytes=100_000)
+        ways = LoaderConfig(Endpoint(engine.host), tmp_path / "cache", max_layer_bytes=100_000)
         with pytest.raises(EngineError, match=r"more than 100000 bytes; --max-layer-bytes sets"):
             Loader(ways).load(IMAGE.id)
 

@@ -10,7 +10,7 @@ import pytest
 from imagefs.engine.addresses import Endpoint
 from imagefs.image.model import Image
 from imagefs.index import cache as index_cache
-from imagefs.source.loader import Loader, Ways
+from imagefs.source.loader import Loader, LoaderConfig
 from imagefs.store.store import Store
 from tests.support import samples
 from tests.support.badengine import Export, ScriptedEngine, chunked
@@ -56,7 +56,7 @@ def test_an_engine_is_asked_anew(change: Callable[[Path], None], tmp_path: Path)
     """The daemon of `serve` fetches what its cache has lost."""
     image = Export([layer({"f": "x" * 300_000})])
     with ScriptedEngine(tmp_path / "s", image.answers(chunked(image.classic()))) as engine:
-        loader = Loader(Ways(Endpoint(engine.host), tmp_path / "cache"))
+        loader = Loader(LoaderConfig(Endpoint(engine.host), tmp_path / "cache"))
         (one,) = loader.load(image.id).layers
         assert one.blob
         content = one.blob.path.read_bytes()

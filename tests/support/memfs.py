@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, Attr, Entry, Following, Statfs
+from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
 from tests.support.tars import Dir, File, Node
 
 _TYPES = {
@@ -117,13 +117,13 @@ class MemFs:
     def read(self, node: int, offset: int, size: int) -> bytes:
         return self._node(node).content[offset : offset + size]
 
-    def lend(
+    def with_extent(
         self, node: int, offset: int, size: int, take: Callable[[int, int, int], None]
     ) -> bool:
         return False
 
-    def following(self, node: int, most: int) -> Following:
-        return Following()
+    def readahead_candidates(self, node: int, most: int) -> ReadaheadCandidates:
+        return ReadaheadCandidates()
 
     def seek(self, node: int, offset: int, whence: int) -> int:
         length = len(self._node(node).content)
@@ -147,7 +147,7 @@ class MemFs:
     def is_slow(self, node: int) -> bool:
         return False
 
-    def refer(self, nodes: Iterable[int], count: int) -> None:
+    def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """Nothing here waits for the kernel to let go of it."""
 
     def watch(self, tell_gone: Callable[[int, bytes], None]) -> None:

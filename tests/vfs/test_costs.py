@@ -243,7 +243,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 9000)), max_size=
 def test_a_sparse_map_is_its_runs(
     gaps: list[tuple[int, int]], stride: int, asked: list[int]
 ) -> None:
-    """Parts, blocks, data and holes are those of the runs, however few of them are known."""
+    """SpooledFiles, blocks, data and holes are those of the runs, however few of them are known."""
     runs, at = [], 0
     for gap, length in gaps:
         runs.append((at + gap, length))

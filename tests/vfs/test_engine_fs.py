@@ -172,7 +172,7 @@ def test_images_that_went_unseen_leave_nothing(fs: Catalog, engine: Engine) -> N
     for number in range(20):
         engine.images = {image_id(number): [f"app:{number}"]}
         assert below(fs, b"by-id") == [image_id(number)[7:19].encode()]
-        kept.add((len(fs._images), len(fs._by_id), len(fs.made._nodes)))
+        kept.add((len(fs._images), len(fs._by_id), len(fs.synthetic._nodes)))
     assert len(kept) == 1
 
 
@@ -206,10 +206,10 @@ def test_what_names_make_up_has_a_bound(
     engine.images = {image_id(1): ["first:1", f"{deep}b:1", *(f"{n}/b:1" for n in range(99))]}
     assert below(fs)[-2:] == [b"by-id", b"first:1"]
     assert node_of(fs, *[b"a"] * (engine_fs.MAX_DEPTH - 1), b"b:1")
-    assert len(fs.made._nodes) < 2 * engine_fs.MAX_DEPTH
+    assert len(fs.synthetic._nodes) < 2 * engine_fs.MAX_DEPTH
     engine.images = {image_id(1): ["first:1"]}
     assert below(fs) == [b"by-id", b"first:1"]
-    assert len(fs.made._nodes) < 6
+    assert len(fs.synthetic._nodes) < 6
 
 
 class Kernel:
@@ -225,12 +225,12 @@ class Kernel:
             found = self.fs.lookup(node, name)
             assert found is not None, name
             node = found.node
-            self.fs.refer([node], 1)
+            self.fs.adjust_lookups([node], 1)
             self.held.append(node)
         return node
 
     def forget(self, *but: int) -> None:
-        self.fs.refer([node for node in self.held if node not in but], -1)
+        self.fs.adjust_lookups([node for node in self.held if node not in but], -1)
         self.held = [node for node in self.held if node in but]
 
     def root_of(self, number: int, *layers: dict[str, str]) -> tuple[bytes, ...]:
@@ -302,8 +302,8 @@ def test_a_file_says_its_layer_in_each_image(tmp_path: Path) -> None:
     fs, bottom = ImageFs(), layer({"f": "x"})
     for count in (2, 101):
         image = image_of([bottom, *[layer({})] * (count - 1)], tmp_path)
-        directory = fs.made.directory(ROOT_ID)
-        fs.made.link(ROOT_ID, str(count).encode(), directory.node)
+        directory = fs.synthetic.directory(ROOT_ID)
+        fs.synthetic.link(ROOT_ID, str(count).encode(), directory.node)
         fs.add_image(image, tmp_path / "index", directory.node)
         file = node_of(fs, str(count).encode(), b"rootfs", b"f")
         assert fs.getxattr(file, LAYER_XATTR) == image.layer_names()[0].encode()
