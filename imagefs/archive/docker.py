@@ -65,7 +65,7 @@ class _Entry:
             raise CorruptArchive(f"{self._where} is not an object")
         config_name = said.get("Config")
         if not isinstance(config_name, str):
-            raise CorruptArchive(f"{self._where} names no Config")
+            raise CorruptArchive(f"{self._where} names no Config; what has no Config is no image")
         self._config_name = config_name
         self._names = usable_names(_strings(said.get("RepoTags"), f"{self._where}: RepoTags"))
         self._paths = _strings(said.get("Layers"), f"{self._where}: Layers")
@@ -103,7 +103,7 @@ class _Entry:
         if len(self._paths) != len(facts.diff_ids):
             raise CorruptArchive(
                 f"{self._where} has {len(self._paths)} layers, but its configuration {name}"
-                f" has {len(facts.diff_ids)} diff ids"
+                f" has {len(facts.diff_ids)} diff ids: they count different layers"
             )
         return facts
 
@@ -128,6 +128,9 @@ class _Entry:
 def _strings(value: Any, what: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list):
         raise CorruptArchive(f"{what} is not a list of strings")
+    for item in value:
+        if not isinstance(item, str):
+            raise CorruptArchive(f"{what} is not a list of strings: {shown(item)} is no string")
     return tuple(value)

@@ -15,7 +15,8 @@ from imagefs.archive import compression, detect
 from imagefs.archive.compression import TooLargeError
 from imagefs.archive.members import KEEP_GOING, TarFiles
 from imagefs.archive.model import ArchiveContents, ArchiveFile, IngestContext
-from imagefs.archive.record import SpooledFiles, take_apart
+from imagefs.archive.record import SpooledFiles
+from imagefs.archive.spool import spooling
 from imagefs.archive.uncompress import room, too_large
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import identity_of
@@ -60,11 +61,12 @@ class _Spooled:
     def contents(self, context: IngestContext) -> ArchiveContents:
         """Return what the archive holds."""
         store, keep_going = context.store, context.options.keep_going
-        blob = store.layer(self.digest)
+        blob = store.archive(self.digest) if self.apart else store.layer(self.digest)
         if blob is None:
             raise HostError(f"{store.root}: {self.digest} was removed while it was needed")
         if self.apart:
-            return detect.read_parts(SpooledFiles(self.place, blob, store, keep_going=keep_going))
+            parts = SpooledFiles(self.place, blob, store.layer, keep_going=keep_going)
+            return detect.read_parts(parts)
         files = TarFiles(blob, self.place, keep_going=keep_going, enough=detect.enough())
         return detect.read_tar(files, ArchiveFile(blob, self.damage, self.digest))
 
@@ -73,14 +75,16 @@ def _recall(key: str, place: str, store: Store) -> _Spooled | None:
     """Return an archive that is in the store, with all its parts."""
     for apart in (True, False):
         digest = store.recall(_key(key, apart=apart))
-        blob = store.layer(digest) if digest is not None else None
-        if digest is None or blob is None:
+        if digest is None:
+            continue
+        blob = store.archive(digest) if apart else store.layer(digest)
+        if blob is None:
             continue
         try:
-            if not apart or SpooledFiles(place, blob, store).whole():
+            if not apart or SpooledFiles(place, blob, store.layer, keep_going=False).whole():
                 return _Spooled(place, digest, apart)
         except HostError:
-            store.discard_layers([digest])
+            store.discard_archive(digest)
     return None
 
 
@@ -98,7 +102,7 @@ def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = take_apart(chain([head], chunks), context)
+            digest, damage = _take_apart(chain([head], chunks), context)
             return _Spooled(place, digest, True, damage)
         digest, damage = _take_whole(chain([head], chunks), context)
         return _Spooled(place, digest, False, damage)
@@ -106,6 +110,13 @@ def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
         raise too_large(place, error, context.options) from error
     except CorruptArchive as error:
         raise CorruptArchive(f"{place}: {error}") from error
+
+
+def _take_apart(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:
+    """Bring an archive of images into the store; return its record, and what is wrong with it."""
+    with spooling(context) as spool:
+        damage = spool.take(chunks)
+        return spool.keep(), damage
 
 
 def _take_whole(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:

@@ -264,10 +264,11 @@ class _Maker:
                 except CorruptArchive as error:
                     damage = damage or str(error)
                     self._tolerate(where, f"is damaged: {damage}")
-                file.finish(sync=False)
+                plain = file.finish(sync=False)
             if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
-            settle(file, self._context, whole=not damage)
+            settle(Layer(file.digest, plain, stored=True), self._context, whole=not damage)
+            self._store.adopt_layer(file.path, file.digest)
         return file.digest, damage
 
 
@@ -277,16 +278,13 @@ def _algorithm(diff_id: str) -> str:
     return algorithm if algorithm in DIGESTS else ""
 
 
-def settle(file: HashedFile, context: IngestContext, *, whole: bool) -> None:
-    """See a finished file to the disk and into the store; if it is whole, it is indexed meanwhile.
+def settle(layer: Layer, context: IngestContext, *, whole: bool) -> None:
+    """See a new file to the disk, and have it indexed meanwhile if it is whole.
 
-    Who takes it for a layer will look for its index first.
+    This comes before it is in the store: who takes it for a layer will look for its index first.
     """
-    blob = Blob(file.path, 0, file.size)
-    indexed = None
-    if whole and context.indexer is not None:
-        indexed = context.indexer.add(Layer(file.digest, blob, stored=True))
-    fsync_file(file.path)
+    assert layer.blob is not None
+    indexed = context.indexer.add(layer) if whole and context.indexer is not None else None
+    fsync_file(layer.blob.path)
     if indexed is not None:
         indexed()
-    context.store.adopt_layer(file.path, file.digest)

@@ -1,32 +1,31 @@
 """From an engine's image name to an Image in the store: resolved, streamed, checked, published.
 
-Owns the one pass over the export stream, in which layers are written, hashed and indexed while
-they arrive, and the decision when the engine need not be asked at all. Nothing of an image is
+Owns the way of an export through the archive's modules into the store, and the decision when the
+engine need not be asked at all. Nothing of an image is
 visible in the store before all of it is there and every digest is right. Any thread may call it;
 two fetches of one image, here or in another process, become one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from imagefs.archive.model import IngestContext, IngestOptions
+from imagefs.archive.spool import spooling
+from imagefs.engine import export
 from imagefs.engine.api import Engine, EngineImage
-from imagefs.engine.export import Receiver
 from imagefs.errors import EngineUnreachable
-from imagefs.host.files import host_errors
 from imagefs.image import reference
-from imagefs.image.model import MAX_LAYER_BYTES, Image, Layer
+from imagefs.image.model import MAX_LAYER_BYTES, Image
 from imagefs.image.short_id import short_id
+from imagefs.index import cache as index_cache
+from imagefs.index.cache import Indexer
 from imagefs.progress import Progress
 from imagefs.store.store import Store
-
-Indexer = Callable[[Layer, Path], None]
-"""`index.build`, handed in because the index lies to the right of this module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where images come from and where they go; with `indexer`, layers are indexed on the way.
+    """Where images come from and where they go.
 
     No layer that is fetched may come to more than `max_layer_bytes`.
     """
@@ -35,7 +34,6 @@ class Source:
     store: Store
     progress: Progress
     platform: str | None = None
-    indexer: Indexer | None = None
     max_layer_bytes: int = MAX_LAYER_BYTES
 
 
@@ -101,29 +99,37 @@ def _fetch_once(found: EngineImage, source: Source) -> Image:
 
 
 def fetch(found: EngineImage, source: Source) -> Image:
-    """Fetch an image from the engine into the store, which must not have it."""
-    store = source.store
-    with store.workspace() as work, host_errors(store.root):
-        limit = source.max_layer_bytes
-        with Receiver(work, store, source.indexer, found.diff_ids, limit) as receiver:
-            source.progress.phase("the engine is preparing the export")
-            with source.engine.export(found.id, source.platform) as chunks:
-                receiver.receive(_watched(chunks, found, source))
-            source.progress.phase("checking the image")
-            bundle = receiver.bundle(found.id, source.platform)
-        for diff_id, path in bundle.layers.items():
-            store.adopt_layer(path, diff_id)
-        for path in receiver.index_dir.iterdir():
-            path.replace(store.index_dir / path.name)
-        image = store.adopt_image(bundle.image_id, found.names, bundle.config, bundle.manifest)
-        store.remember(_id_key(found.id, source.platform), image.id)
-    return image
+    """Fetch an image from the engine into the store, which must not have it, and index it.
+
+    Raises EngineError for an export that is not whole, or not of that image.
+    """
+    store, progress = source.store, source.progress
+    options = IngestOptions(max_layer_bytes=source.max_layer_bytes)
+    with Indexer(store.index_dir) as indexer:
+        context = IngestContext(store, progress, options, indexer)
+        with spooling(context, found.diff_ids) as spool:
+            progress.phase("the engine is preparing the export")
+            with (
+                source.engine.export(found.id, source.platform) as chunks,
+                export.watched(_told(chunks, found, progress)) as stream,
+            ):
+                spool.take(stream)
+            progress.phase("checking the image")
+            image, layers = export.bound(spool, found.id, source.platform)
+            spool.settle()
+            # A layer that could not be indexed is no tar: this says so.
+            for layer in index_cache.missing(layers, store.index_dir):
+                index_cache.build(layer, store.index_dir)
+            spool.keep_layers(layer.diff_id for layer in layers)
+    fetched = store.adopt_image(image.id, found.names, image.config, image.manifest)
+    store.remember(_id_key(found.id, source.platform), fetched.id)
+    return fetched
 
 
-def _watched(chunks: Iterator[bytes], found: EngineImage, source: Source) -> Iterator[bytes]:
+def _told(chunks: Iterator[bytes], found: EngineImage, progress: Progress) -> Iterator[bytes]:
     """Pass the chunks on; the first ends the phase in which the engine only prepares."""
     for number, chunk in enumerate(chunks):
         if number == 0:
-            source.progress.phase("fetching", found.size or None)
-        source.progress.advance(len(chunk))
+            progress.phase("fetching", found.size or None)
+        progress.advance(len(chunk))
         yield chunk

@@ -41,9 +41,7 @@ class LoaderConfig:
     def fetch(self, image_id: str) -> None:
         """Fetch an image in this process, and index it."""
         engine, store = Engine(self.endpoint), Store(self.root)
-        source = fetch.Source(
-            engine, store, Silent(), self.platform, index_cache.build, self.max_layer_bytes
-        )
+        source = fetch.Source(engine, store, Silent(), self.platform, self.max_layer_bytes)
         index_cache.ensure(fetch.ensure_image(image_id, source).layers, store.index_dir)
 
 

@@ -217,12 +217,9 @@ def _inspected_engine(image: Image) -> Inspection:
 def _from_engine(name: str, request: SourceRequest, store: Store, progress: Progress) -> Image:
     from imagefs.engine import addresses, fetch  # noqa: PLC0415
     from imagefs.engine.api import Engine  # noqa: PLC0415
-    from imagefs.index import cache as index_cache  # noqa: PLC0415
 
     engine = Engine(addresses.find(request.host))
-    source = fetch.Source(
-        engine, store, progress, request.platform, index_cache.build, request.max_layer_bytes
-    )
+    source = fetch.Source(engine, store, progress, request.platform, request.max_layer_bytes)
     try:
         return fetch.ensure_image(name, source)
     except (EngineUnreachable, ImageNotFound) as error:

@@ -17,6 +17,7 @@ from imagefs.image.model import Blob, Layer
 from imagefs.store.store import Store
 from imagefs.store.upkeep import (
     CachedImage,
+    archive_stats,
     cached_images,
     claimed_ids,
     index_stats,
@@ -54,7 +55,7 @@ def prune(
             aged = oldest is not None and last_used < oldest
             if everything or aged or (keep_bytes is not None and pruning.total > keep_bytes):
                 remove()
-        store.refs.keep({*store.ids(), *store.layer_ids()})
+        store.refs.keep({*store.ids(), *store.layer_ids(), *store.archive_ids()})
         pruning.clear_locks()
     return Pruned(tuple(pruning.images), tuple(pruning.layers), pruning.freed)
 
@@ -70,11 +71,14 @@ class _Pruning:
         self._index_path = index_path
         self._used = claimed_ids(store)
         self._sizes = layer_stats(store)
+        self._archives = archive_stats(store)
         self._indexes = index_stats(store)
         self._images = cached_images(store, self._sizes, self._used)
         self._references = Counter(name for image in self._images for name in set(image.diff_ids))
         self.total = sum(
-            status.st_size for group in (self._sizes, self._indexes) for status in group.values()
+            status.st_size
+            for group in (self._sizes, self._archives, self._indexes)
+            for status in group.values()
         )
         self.freed = 0
         self.images: list[str] = []
@@ -91,6 +95,10 @@ class _Pruning:
             (status.st_atime, partial(self._drop_layer, name))
             for name, status in self._sizes.items()
             if not self._references[name]
+        ]
+        found += [
+            (status.st_atime, partial(self._drop_archive, name))
+            for name, status in self._archives.items()
         ]
         of_layers = {self._index_of(name) for name in self._sizes}
         found += [
@@ -123,6 +131,11 @@ class _Pruning:
             self._drop_index(index)
         self._count(self._sizes.pop(diff_id).st_size)
         self.layers.append(diff_id)
+
+    def _drop_archive(self, digest: str) -> None:
+        if digest not in self._used:
+            self._store.archive_path(digest).unlink(missing_ok=True)
+            self._count(self._archives.pop(digest).st_size)
 
     def _drop_index(self, path: Path) -> None:
         status = self._indexes.pop(path, None)

@@ -7,6 +7,7 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
 
     CACHEDIR.TAG             marks the directory as ours, by what it says, and as not worth a backup
     layers/sha256/<hex>.tar  an uncompressed layer; <hex> is its diff id
+    archives/<hex>           what is left of an archive that was taken apart into layers
     images/<hex>/            config.json, manifest.json, names.json of the image with that id
     refs/                    what names and ids have meant: the answer when the engine is down
     index/                   the layers' indexes, which their own module writes
@@ -45,6 +46,8 @@ from imagefs.store.refs import Refs
 _DIGITS = re.compile("[0-9a-f]{64}")
 _TRANSIENT = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.tmp")
 """What workspaces, claims and unfinished indexes are called."""
+ARCHIVE_MARK = b"imagefs parts 1\n"
+"""What the record of an archive ends with; see `archive.record`."""
 _TAG = "CACHEDIR.TAG"
 _TAG_CONTENT = b"""\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -68,6 +71,7 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
         self.layers_dir = self.root / "layers" / "sha256"
+        self.archives_dir = self.root / "archives"
         self.images_dir = self.root / "images"
         self.refs = Refs(self.root / "refs")
         self.index_dir = self.root / "index"
@@ -100,8 +104,10 @@ class Store:
         self._mark()
         if status.st_mode & 0o077:
             self.root.chmod(0o700)
+        has_archives = self.archives_dir.exists()
         for directory in (
             self.layers_dir,
+            self.archives_dir,
             self.images_dir,
             self.refs.directory,
             self.index_dir,
@@ -110,6 +116,18 @@ class Store:
             self.work_dir,
         ):
             directory.mkdir(parents=True, exist_ok=True)
+        if not has_archives:
+            self._move_archives()
+
+    def _move_archives(self) -> None:
+        """Bring to their place what versions without `archives` filed among the layers."""
+        with self.guard():
+            for name in self.layer_ids():
+                path = self.layer_path(name)
+                with path.open("rb") as file:
+                    file.seek(-min(len(ARCHIVE_MARK), path.stat().st_size), os.SEEK_END)
+                    if file.read() == ARCHIVE_MARK:
+                        path.rename(self.archive_path(name))
 
     def _mark(self) -> None:
         """See to it that the directory bears our mark; one that holds something else is refused."""
@@ -204,8 +222,35 @@ class Store:
 
     def layer_ids(self) -> list[str]:
         """Return the diff ids of all layers."""
-        names = [path.stem for path in self.layers_dir.iterdir() if path.suffix == ".tar"]
-        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+        return _digests(
+            name.removesuffix(".tar")
+            for name in os.listdir(self.layers_dir)
+            if name.endswith(".tar")
+        )
+
+    def archive_path(self, digest: str) -> Path:
+        """Return where the record of an archive is, or would be."""
+        return self.archives_dir / _hex(digest)
+
+    def archive(self, digest: str) -> Blob | None:
+        """Return the record of an archive, or None if it is not in the store."""
+        with host_errors(self.root), self.guard(shared=True):
+            path = self.archive_path(digest)
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                return None
+            self._claim([digest])
+        return Blob(path, 0, size)
+
+    def discard_archive(self, digest: str) -> None:
+        """Remove a record that cannot be read, so that the archive is brought in anew."""
+        with host_errors(self.root), self.guard():
+            self.archive_path(digest).unlink(missing_ok=True)
+
+    def archive_ids(self) -> list[str]:
+        """Return the digests of all records of archives."""
+        return _digests(os.listdir(self.archives_dir))
 
     def image_path(self, image_id: str) -> Path:
         """Return the directory where the image of an id is, or would be."""
@@ -256,6 +301,7 @@ class Store:
             self._used.update(new)
         for name in new:
             _mark_used(self.layer_path(name))
+            _mark_used(self.archive_path(name))
             _mark_used(self.image_path(name))
 
     # What comes in
@@ -278,12 +324,19 @@ class Store:
 
     def adopt_layer(self, path: Path, diff_id: str) -> Blob:
         """Move a synced file whose digest is `diff_id` into the store."""
+        final = self.layer_path(diff_id)
+        self._adopt(path, final, diff_id)
+        return Blob(final, 0, final.stat().st_size)
+
+    def adopt_archive(self, path: Path, digest: str) -> None:
+        """Move a synced record whose digest is `digest` into the store."""
+        self._adopt(path, self.archive_path(digest), digest)
+
+    def _adopt(self, path: Path, final: Path, digest: str) -> None:
         with self.guard(shared=True):
-            final = self.layer_path(diff_id)
             path.replace(final)
             fsync_directory(final.parent)
-            self._claim([diff_id])
-            return Blob(final, 0, final.stat().st_size)
+            self._claim([digest])
 
     def adopt_image(
         self, image_id: str, names: tuple[str, ...], config: bytes, manifest: bytes
@@ -320,8 +373,12 @@ class Store:
 
     def ids(self, prefix: str = "") -> list[str]:
         """Return the ids of the images whose hex digits begin with `prefix`."""
-        names = [name for name in os.listdir(self.images_dir) if name.startswith(prefix)]
-        return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
+        return _digests(name for name in os.listdir(self.images_dir) if name.startswith(prefix))
+
+
+def _digests(names: Iterable[str]) -> list[str]:
+    """Return the digests that files are named by, and leave out what is called otherwise."""
+    return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
 
 
 def _tag_of(path: Path) -> bytes | None:

@@ -51,16 +51,20 @@ class CachedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that is in the store, what was used last coming first."""
+    """All that is in the store, what was used last coming first.
+
+    `archive_bytes` is what archives take that were taken apart, without their layers.
+    """
 
     images: tuple[CachedImage, ...]
     layers: tuple[CachedLayer, ...]
+    archive_bytes: int
     index_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of layers and indexes, each counted once."""
-        return self.index_bytes + sum(layer.size for layer in self.layers)
+        """Bytes of all that is there, each counted once."""
+        return self.archive_bytes + self.index_bytes + sum(layer.size for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def contents(store: Store) -> Contents:
         used = claimed_ids(store)
         sizes = layer_stats(store)
         images = cached_images(store, sizes, used)
+        archive_bytes = sum(status.st_size for status in archive_stats(store).values())
         index_bytes = sum(status.st_size for status in index_stats(store).values())
     counts = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
     layers = [
@@ -86,6 +91,7 @@ def contents(store: Store) -> Contents:
     return Contents(
         tuple(sorted(images, key=lambda image: -image.last_used)),
         tuple(sorted(layers, key=lambda layer: -layer.last_used)),
+        archive_bytes,
         index_bytes,
     )
 
@@ -126,6 +132,12 @@ def layer_stats(store: Store) -> dict[str, os.stat_result]:
     return {f"sha256:{path.stem}": status for path, status in stats.items()}
 
 
+def archive_stats(store: Store) -> dict[str, os.stat_result]:
+    """Return what stat says of each archive's record, by the record's digest."""
+    stats = _stats(map(store.archive_path, store.archive_ids()))
+    return {f"sha256:{path.name}": status for path, status in stats.items()}
+
+
 def index_stats(store: Store) -> dict[Path, os.stat_result]:
     """Return what stat says of each index's file; those just being written come and go."""
     return _stats(store.index_dir.iterdir())
@@ -154,10 +166,11 @@ def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
 
     What is removed is fetched or decompressed anew when it is next wanted.
     """
-    layers = layer_stats(store)
-    total = sum(status.st_size for status in layers.values())
+    layers, archives = layer_stats(store), archive_stats(store)
+    total = sum(status.st_size for group in (layers, archives) for status in group.values())
     progress.phase(f"verifying {len(layers)} layers", total)
     suspects = [(name, store.layer_path(name), store.layer_path(name)) for name in sorted(layers)]
+    suspects += [(name, store.archive_path(name), store.archive_path(name)) for name in archives]
     for name in store.ids():
         directory = store.image_path(name)
         suspects.append((name, directory, directory / "config.json"))

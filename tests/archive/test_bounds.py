@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from imagefs.archive import record
+from imagefs.archive import spool
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.store.store import Store
 from tests.support import samples, tars
@@ -75,7 +75,7 @@ def test_a_layer_may_not_decompress_without_end(
 
 def test_members_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive that is taken apart may not have members without end, either."""
-    monkeypatch.setattr(record, "MAX_MEMBERS", 4)
+    monkeypatch.setattr(spool, "MAX_MEMBERS", 4)
     archive = samples.gz(samples.tar_of(samples.docker_20(samples.IMAGE)))
     path = samples.write(tmp_path / "archive", archive)
     with pytest.raises(CorruptArchive, match="more than 4 members"):

@@ -22,15 +22,17 @@ import pytest
 from imagefs.engine.addresses import Endpoint
 from imagefs.engine.api import Engine
 from imagefs.engine.fetch import Source, ensure_image
-from imagefs.errors import EngineError, EngineUnreachable, HostError
+from imagefs.errors import CorruptArchive, EngineError, EngineUnreachable, HostError
 from imagefs.image.model import Image
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
 from imagefs.store.store import Store
 from imagefs.store.upkeep import verify
+from tests.support import samples
 from tests.support.badengine import Export, ScriptedEngine, answer_json, chunked, digest
 from tests.support.engines import RunningEngine, docker_daemon
 from tests.support.needs import need_docker
+from tests.support.samples import SampleImage
 from tests.support.tars import layer
 
 
@@ -58,7 +60,7 @@ class Heard(Silent):
 
 
 def source(host: str, store: Store, heard: Heard | None = None) -> Source:
-    return Source(Engine(Endpoint(host)), store, heard or Heard(), None, index_cache.build)
+    return Source(Engine(Endpoint(host)), store, heard or Heard())
 
 
 def assert_whole(image: Image) -> None:
@@ -261,6 +263,105 @@ def test_layers_of_the_same_length_are_told_apart(store: Store, tmp_path: Path) 
         assert_whole(ensure_image("app:v1", source(engine.host, store)))
 
 
+LARGE = Export([layer({f"large{number}": os.urandom(400_000).hex()}) for number in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("export", "words"),
+    [
+        (LARGE.blobs()[:1_000_000], "ended early"),
+        (LARGE.classic().replace(LARGE.layers[1][:8], b"largeX\0\0"), "should have the digest"),
+        (LARGE.classic(config=LARGE.config + b" "), "was asked for image"),
+        (Export([LARGE.layers[0]]).blobs(), "was asked for image"),
+    ],
+    ids=["cut", "a layer of another digest", "another configuration", "another image"],
+)
+def test_large_layers_of_no_image_are_not_kept(
+    export: bytes, words: str, store: Store, tmp_path: Path
+) -> None:
+    """What came whole of an export that is not the image is in the store no more than the rest."""
+    with (
+        ScriptedEngine(tmp_path / "socket", LARGE.answers(chunked(export))) as engine,
+        pytest.raises(EngineError, match=words),
+    ):
+        ensure_image("app:v1", source(engine.host, store))
+    assert store.layer_ids() == store.archive_ids() == store.ids() == []
+    assert os.listdir(store.work_dir) == []
+
+
+def test_a_layer_that_is_no_tar(store: Store, tmp_path: Path) -> None:
+    """It cannot be shown, so the image is refused by name, and nothing of it is kept."""
+    image = Export([LARGE.layers[0], os.urandom(300_000)])
+    with (
+        ScriptedEngine(tmp_path / "socket", image.answers(chunked(image.blobs()))) as engine,
+        pytest.raises(CorruptArchive, match=f"layer {image.diff_ids[1]} is damaged: .*tar"),
+    ):
+        ensure_image("app:v1", source(engine.host, store))
+    assert store.layer_ids() == store.ids() == []
+
+
+@pytest.mark.parametrize("wanted", [None, "linux/amd64", "linux/arm64"])
+def test_the_index_of_an_export_has_other_platforms(
+    wanted: str | None, store: Store, tmp_path: Path
+) -> None:
+    """manifest.json lists one image; index.json, whose digest is the id, those of all platforms."""
+    images = {
+        f"linux/{one}": SampleImage(samples.IMAGE.layers[:count], architecture=one)
+        for count, one in enumerate(("amd64", "arm64"), 2)
+    }
+    layout = samples.containerd(*images.values())
+    (top,) = json.loads(layout["index.json"] or b"")["manifests"]
+    facts = {"Id": top["digest"], "RepoTags": ["app:v1"], "Os": "linux", "Architecture": "amd64"}
+    ping = b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"
+    export = chunked(samples.tar_of(layout))
+    answers = {"/_ping": [ping], "/json": answer_json(facts), "/get": export}
+    with ScriptedEngine(tmp_path / "socket", answers) as scripted:
+        image = ensure_image("app:v1", Source(scripted.engine(), store, Heard(), wanted))
+    expected = images[wanted or "linux/amd64"]
+    assert image.id == digest(expected.config)
+    assert [one.diff_id for one in image.layers] == [digest(one) for one in expected.layers]
+    assert_whole(image)
+    assert_indexed(image, store)
+
+
+def test_a_platform_that_the_export_lacks(store: Store, tmp_path: Path) -> None:
+    """The engine said that it would export it; what it did export is said."""
+    layout = samples.containerd(SampleImage(samples.IMAGE.layers))
+    facts = {"Id": digest(b"x"), "RepoTags": ["app:v1"], "Os": "linux", "Architecture": "s390x"}
+    ping = b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"
+    export = chunked(samples.tar_of(layout))
+    answers = {"/_ping": [ping], "/json": answer_json(facts), "/get": export}
+    with (
+        ScriptedEngine(tmp_path / "socket", answers) as scripted,
+        pytest.raises(EngineError, match=r"holds no image for linux/s390x.*linux/amd64"),
+    ):
+        ensure_image("app:v1", Source(scripted.engine(), store, Heard(), "linux/s390x"))
+    assert store.layer_ids() == store.ids() == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (b"[" * 200 + b"]" * 200, "more than 100 deep"),
+        (b"[" + b"0," * 600_000 + b"0]", "more than 500000 values"),
+        (b" " * (17 << 20), "of more than 16777216 is not read"),
+    ],
+    ids=["deep", "many", "long"],
+)
+def test_what_bounds_an_archive_bounds_an_export(
+    manifest: bytes, words: str, store: Store, tmp_path: Path
+) -> None:
+    """An engine's JSON takes no more memory than an archive's."""
+    export = samples.tar_of({"manifest.json": manifest})
+    with (
+        ScriptedEngine(tmp_path / "socket", answer(export)) as engine,
+        pytest.raises(EngineError, match=words) as error,
+    ):
+        ensure_image("app:v1", source(engine.host, store))
+    assert "keep-going" not in str(error.value)
+    assert store.layer_ids() == store.ids() == []
+
+
 # When the engine is asked
 
 
@@ -367,7 +468,6 @@ def test_two_who_want_the_same_fetch_it_once(store: Store, tmp_path: Path) -> No
 FETCH = """
     import sys
     from pathlib import Path
-    from imagefs.index import cache as index
     from imagefs.engine.addresses import Endpoint
     from imagefs.engine.api import Engine
     from imagefs.engine.fetch import Source, ensure_image
@@ -376,7 +476,7 @@ FETCH = """
     print("start", flush=True)
     store = Store(Path(sys.argv[1]))
     engine = Engine(Endpoint(sys.argv[2]))
-    ensure_image("app:v1", Source(engine, store, Silent(), None, index.build))
+    ensure_image("app:v1", Source(engine, store, Silent()))
 """
 
 

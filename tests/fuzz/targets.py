@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagefs.archive import compression
-from imagefs.engine import export_stream
+from imagefs.engine import export
 from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
 from imagefs.fuse.session import Session
 from imagefs.image import reference
@@ -29,6 +29,7 @@ from imagefs.store.store import Store
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax
 from imagefs.tar.scan import Member, scan
+from imagefs.tar.stream import members
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from tests.support import samples
 from tests.support.headers import END, GNU, content, file, header, long_name, record
@@ -429,9 +430,10 @@ def check_export(data: bytes) -> None:
     stream = repaired(data[1:])
     parts = (stream[at : at + step] for at in range(0, len(stream), step))
     try:
-        for member, stored in islice(export_stream.members(parts), _MEMBERS):
-            assert sum(map(len, stored)) <= len(stream)
-            assert member.size >= 0
+        with export.watched(parts) as chunks:
+            for member, stored in islice(members(chunks), _MEMBERS):
+                assert sum(map(len, stored)) <= len(stream)
+                assert member.size >= 0
     except EngineError as error:
         clear(error)
 

@@ -102,6 +102,6 @@ def test_a_record_of_parts_is_made_anew(change: Callable[[Path], None], tmp_path
     archive.write_bytes(gzip.compress(samples.tar_of(samples.docker_20(samples.IMAGE))))
     store = Store(tmp_path / "cache")
     right = trees(opened(archive, store), store)
-    for path in store.layers_dir.iterdir():
-        change(path)
+    (record,) = store.archives_dir.iterdir()
+    change(record)
     assert trees(opened(archive, store), store) == right

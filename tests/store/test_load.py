@@ -41,7 +41,7 @@ def test_fetching_pruning_and_verifying_at_once(tmp_path: Path) -> None:
     def fetch(store: Store, count: int) -> None:
         number = count % len(IMAGES)
         engine = Engine(Endpoint(f"unix://{tmp_path}/{number}"))
-        source = Source(engine, store, Silent(), None, index_cache.build)
+        source = Source(engine, store, Silent())
         image = ensure_image("app:v1", source)
         assert image.id == IMAGES[number].id
         assert_whole(image, store)
