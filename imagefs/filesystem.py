@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 ROOT_ID = 1
+NAME_MAX = 255
+"""Bytes of a file's name, by Linux (<linux/limits.h>); the kernel takes a longer one for damage."""
 
 
 class Attr(NamedTuple):

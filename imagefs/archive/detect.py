@@ -14,7 +14,7 @@ from imagefs.archive.members import Files, TarFiles
 from imagefs.archive.model import ArchiveContents, ArchiveFile
 from imagefs.errors import CorruptArchive
 from imagefs.image import safe_json
-from imagefs.tar.scan import scan
+from imagefs.tar.scan import NO_END, scan
 
 _MANIFEST = "manifest.json"
 _ARCHIVE_NAME = re.compile(
@@ -27,7 +27,6 @@ _TELLING_NAME = re.compile(
 )
 _ROOT_NAMES = frozenset({"bin", "dev", "etc", "lib", "proc", "root", "sbin", "tmp", "usr", "var"})
 _FLAT_AFTER = 1000
-_NO_END = 1 << 62
 
 
 def is_archive_name(name: str) -> bool:
@@ -105,7 +104,7 @@ def begins_archive(head: bytes) -> bool:
     Its first names say so, or the content of a manifest.json or index.json that goes first.
     """
     try:
-        for member in scan(lambda size, at: head[at : at + size], 0, _NO_END):
+        for member in scan(lambda size, at: head[at : at + size], 0, NO_END):
             name = members.normal(os.fsdecode(member.name))
             if _is_telling(name):
                 return True

@@ -21,7 +21,8 @@ from imagefs.host.files import identity_of, open_blob
 from imagefs.image import safe_json
 from imagefs.image.model import Blob
 from imagefs.tar.header import BLOCK, DIRTYPE, LNKTYPE, REGTYPE, SYMTYPE
-from imagefs.tar.scan import Member, scan
+from imagefs.tar.numbers import padded
+from imagefs.tar.scan import NO_END, Member, scan
 
 MAX_JSON = 16 << 20
 """Longest JSON file that is read, in bytes; the longest seen in the wild have some hundred kB."""
@@ -37,7 +38,6 @@ MAX_MEMBERS = 1_000_000
 """Members of an archive of images that are looked at; a flat root may have more."""
 _ID = re.compile("[0-9a-f]{64}")
 _BESIDE_LAYER = ("VERSION", "json", "layer.tar")
-_NO_END = 1 << 62
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
@@ -158,7 +158,7 @@ class TarFiles:
             members = scan(
                 lambda count, at: os.pread(fd, min(count, max(0, end - at)), at),
                 self.blob.offset,
-                _NO_END if keep_going else end,
+                NO_END if keep_going else end,
             )
             for count, member in enumerate(members):
                 name = self._take(member, end)
@@ -177,7 +177,7 @@ class TarFiles:
     def _take(self, member: Member, end: int) -> str:
         """Note a member; of several with one name, the last counts."""
         name = normal(os.fsdecode(member.name))
-        self._behind_last = member.offset + member.stored + -member.stored % BLOCK
+        self._behind_last = member.offset + padded(member.stored)
         self._found.pop(name, None)
         self._links.pop(name, None)
         self._sparse.discard(name)

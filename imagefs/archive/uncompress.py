@@ -6,7 +6,6 @@ means: an error that names the layer, or, if asked to keep going, a layer of wha
 thread may call it; two that want the same layer, here or in another process, make it once.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +28,9 @@ from imagefs.host import files
 from imagefs.host.files import fsync_file, host_errors
 from imagefs.image.config import DIGESTS
 from imagefs.image.model import Blob, Image, Layer
-from imagefs.store.hashed_file import HashedFile
+from imagefs.store.hashed_file import HashedFile, digest_of
 from imagefs.store.store import Store
 
-_CHUNK = 1 << 20
 _EMPTY_TAR = bytes(1024)
 
 
@@ -232,13 +230,8 @@ class _Maker:
 
     def _digest(self, blob: Blob, layer: ArchivedLayer) -> str:
         algorithm = _algorithm(layer.diff_id)
-        digest = hashlib.new(algorithm)
         with open_blob(blob) as fd:
-            read = reader(fd, blob)
-            while chunk := read(_CHUNK):
-                digest.update(chunk)
-                self._progress.advance(len(chunk))
-        return f"{algorithm}:{digest.hexdigest()}"
+            return digest_of(reader(fd, blob), algorithm, self._progress.advance)
 
     def _decompressed(self, layer: ArchivedLayer, where: str, kind: Compression) -> Layer:
         with self._store.lock(f"layer {layer.diff_id}"):

@@ -10,11 +10,12 @@ though the header calls them unsigned: the kernel keeps them as time64_t, and fi
 
 from struct import Struct
 
+from imagefs.filesystem import NAME_MAX
+
 FUSE_KERNEL_VERSION = 7
 FUSE_KERNEL_MINOR_VERSION = 45
 FUSE_ROOT_ID = 1
 FUSE_MIN_READ_BUFFER = 8192
-NAME_MAX = 255  # <linux/limits.h>; the protocol itself would let names have 1024 bytes
 
 # enum fuse_opcode
 FUSE_LOOKUP = 1

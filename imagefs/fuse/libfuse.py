@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from imagefs.errors import HostError, MountError
-from imagefs.filesystem import ROOT_ID, Attr, FileSystem
-from imagefs.fuse.abi import NAME_MAX
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, FileSystem
 from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled
 from imagefs.fuse.replies import BLKSIZE, BRIEFLY, denial, errno_of
 from imagefs.host import mountinfo

@@ -21,7 +21,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from imagefs.filesystem import ROOT_ID, FileSystem
+from imagefs.filesystem import NAME_MAX, ROOT_ID, FileSystem
 from imagefs.fuse import abi, replies
 from imagefs.fuse.listings import Listings
 from imagefs.fuse.replies import (
@@ -298,6 +298,6 @@ def _directory(unique: int, body: bytes, *, too_small: bool) -> Reply:
 def _name(request: bytes, start: int) -> bytes:
     if request[-1] or len(request) < start + 2:
         raise OSError(errno.EINVAL, "a name is missing, or its NUL")
-    if len(request) > start + 1 + abi.NAME_MAX:
+    if len(request) > start + 1 + NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, "longer than any name")
     return request[start:-1]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from imagefs.filesystem import NAME_MAX
 from imagefs.image.short_id import short_id, short_ids
 
 MAX_LAYER_BYTES = 64 * 1000**3
 """What one layer may come to in the cache unless the user says otherwise."""
-_NAME_MAX = 255
-"""Bytes of a file's name, by Linux (limits.h); the kernel takes a longer one for damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +89,10 @@ def directory_names(images: Sequence[Image]) -> tuple[bytes, ...]:
     taken: dict[bytes, None] = {}
     for image in images:
         name = image.names[0].replace("/", "_") if image.names else short[image.id]
-        fits = len(name.encode()) <= _NAME_MAX
+        fits = len(name.encode()) <= NAME_MAX
         numbers = (f"-{short[image.id]}-{number}" for number in count(2))
         for mark in chain([""] * fits, [f"-{short[image.id]}"], numbers):
-            cut = name.encode()[: _NAME_MAX - len(mark)].decode("utf-8", "ignore")
+            cut = name.encode()[: NAME_MAX - len(mark)].decode("utf-8", "ignore")
             made = f"{cut}{mark}".encode()
             if made not in taken:
                 taken[made] = None

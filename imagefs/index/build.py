@@ -10,9 +10,7 @@ from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
 from imagefs.index.fold import Fold
 from imagefs.index.writer import IndexWriter
-from imagefs.tar.scan import Member, scan
-
-_NO_END = 1 << 62
+from imagefs.tar.scan import NO_END, Member, scan
 
 
 def write_index(
@@ -52,7 +50,7 @@ def _scan(blob: Blob, fold: Fold, *, marked: bool, keep_going: bool) -> None:
         try:
             if keep_going:
                 members = scan(
-                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), base + at), 0, _NO_END
+                    lambda n, at: os.pread(fd, min(n, max(0, end - at)), base + at), 0, NO_END
                 )
                 fold.add(_until_cut(members, end))
             else:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from imagefs.errors import CorruptArchive
+from imagefs.filesystem import NAME_MAX
 from imagefs.index import records as layer_records
 from imagefs.index.records import (
     RECORD,
@@ -27,8 +28,6 @@ from imagefs.index.sorted_tree import Folded
 from imagefs.tar import header as tar_header
 from imagefs.tar.scan import Member
 
-NAME_MAX = 255
-"""Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
 MAX_MEMBERS = 1 << 24
 """Most members of one layer."""
 MAX_IMPLIED = 1 << 19

@@ -6,7 +6,9 @@ decompressor costs its thread no more than the handing over. A HashedFile belong
 and has one of its own once there is enough to do.
 """
 
+import hashlib
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from queue import Queue
@@ -16,6 +18,7 @@ from typing import Self
 
 from imagefs.image.model import Blob
 
+_CHUNK = 1 << 20
 _BATCH = 1 << 20
 """Bytes that are handed over at a time; a file that has fewer is written in place."""
 _AHEAD = 4
@@ -26,6 +29,15 @@ _FEW = 64
 """Chunks of a batch that are written as they are: writev(2) takes no more than 1024."""
 
 _Batch = list[bytes | memoryview]
+
+
+def digest_of(read: Callable[[int], bytes], algorithm: str, advance: Callable[[int], None]) -> str:
+    """Return the digest of all that `read` returns; `advance` hears how much each piece has."""
+    digest = hashlib.new(algorithm)
+    while chunk := read(_CHUNK):
+        digest.update(chunk)
+        advance(len(chunk))
+    return f"{algorithm}:{digest.hexdigest()}"
 
 
 class HashedFile:

@@ -11,16 +11,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from imagefs.errors import CorruptArchive
 from imagefs.host.files import host_errors, is_locked
 from imagefs.image import config as image_config
 from imagefs.progress import Progress, Silent
+from imagefs.store.hashed_file import digest_of
 from imagefs.store.store import Store
 
-_CHUNK = 1 << 20
 _WORKERS = 2
 _GONE = ""
 
@@ -199,20 +198,17 @@ def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
 
 def _digest(path: Path, progress: Progress) -> str:
     """Return the digest of a file, _GONE, or why it cannot be read."""
-    digest = sha256()
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                progress.advance(len(chunk))
+            digest = digest_of(file.read, "sha256", progress.advance)
             # Being verified is no use.
             os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
     except FileNotFoundError:
         return _GONE
     except OSError as error:
         return f"unreadable: {error.strerror}"
-    return f"sha256:{digest.hexdigest()}"
+    return digest
 
 
 def _remove(path: Path) -> None:

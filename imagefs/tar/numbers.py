@@ -1,5 +1,7 @@
 """Numbers as tar headers and pax records write them. Pure; ValueError for what is no number."""
 
+from imagefs.tar.header import BLOCK
+
 
 def number(field: bytes) -> int:
     """Return the value of a numeric header field: octal digits, or base-256 (GNU, star).
@@ -29,3 +31,8 @@ def decimal(digits: bytes) -> int:
     if value >> 63:
         raise ValueError(f"{value} is too large a number")
     return value
+
+
+def padded(size: int) -> int:
+    """Return how many bytes a content of that size takes in a tar, which has whole blocks only."""
+    return size + BLOCK - 1 & -BLOCK

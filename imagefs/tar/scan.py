@@ -15,11 +15,13 @@ from imagefs.errors import CorruptArchive
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax, sparse
 from imagefs.tar.header import BLOCK
-from imagefs.tar.numbers import number
+from imagefs.tar.numbers import number, padded
 
 ReadAt = Callable[[int, int], bytes]
 """`read_at(length, offset)` returns `length` bytes of the tar, fewer only at its end."""
 
+NO_END = 1 << 62
+"""Where a tar ends whose length nobody knows."""
 WINDOW = 8192
 """Bytes per read. Headers of small files share a window; more would copy content for nothing."""
 MAX_EXTENDED_HEADER = pax.MAX_EXTENDED
@@ -33,7 +35,7 @@ class Member(NamedTuple):
     """One member of a tar: its header, with all extended headers applied.
 
     `name` and `linkname` are as written; `mode` is the permission bits (0 to 0o7777) and
-    `typeflag` one of `tarfmt`'s, where regular files of every kind have REGTYPE. `size` is the
+    `typeflag` one of `tar.header`'s, where regular files of every kind have REGTYPE. `size` is the
     file's, in bytes; `stored` the bytes that the tar holds from `offset` on, which differ if the
     file is sparse: `sparse` then lists the (offset, length) runs of data, ascending, and the rest
     is holes. `mtime` may be negative; 0 <= mtimensec < 10**9. `rdev` is as makedev(3) packs it.
@@ -101,7 +103,7 @@ def scan(  # noqa: PLR0912, PLR0915
                 size = 0
             if data + size > end:
                 raise _past_end(name, data, size, end)
-            position = data + (size + 511 & -BLOCK)
+            position = data + (size + 511 & -BLOCK)  # padded(size), without a call
             name = name.partition(b"\0")[0]
             linkname = linkname.partition(b"\0")[0] if linkname[0] else b""
             fields = (
@@ -125,7 +127,7 @@ def scan(  # noqa: PLR0912, PLR0915
             if data + size > end:
                 raise _past_end(name, data, size, end)
             overrides.add(typeflag, _special(read_at, data, size), position)
-            position = data + (size + 511 & -BLOCK)
+            position = data + padded(size)
         else:
             header = window[at : at + BLOCK]
             member, position = _assemble(read_at, header, position, overrides, end)
@@ -294,7 +296,7 @@ def _member(
         layout = None
     if data + stored > end:
         raise _past_end(name, data, stored, end)
-    following = data + (stored + 511 & -BLOCK)
+    following = data + padded(stored)
     if typeflag in tar_header.IGNORED_TYPES:
         return None, following
     runs = None

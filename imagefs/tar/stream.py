@@ -1,6 +1,6 @@
 """A tar that arrives as a stream of chunks, split into members while it arrives.
 
-Owns the framing: headers are gathered block by block and read by `tarscan`, contents are passed
+Owns the framing: headers are gathered block by block and read by `scan`, contents are passed
 on in the pieces in which they come. A stream that ends before the end-of-archive marker is a
 CorruptArchive. Keeps at most a header and a chunk; belongs to one thread.
 """
@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from imagefs.errors import CorruptArchive
 from imagefs.tar import header as tar_header
 from imagefs.tar.header import BLOCK
-from imagefs.tar.numbers import number
+from imagefs.tar.numbers import number, padded
 from imagefs.tar.pax import EXTENSIONS
-from imagefs.tar.scan import MAX_EXTENDED_HEADER, Member, scan
+from imagefs.tar.scan import MAX_EXTENDED_HEADER, NO_END, Member, scan
 
-_NO_END = 1 << 62
 _ZERO_BLOCK = bytes(BLOCK)
 _MAX_EXTENSIONS = 16
 _MAX_PADDING = 64 << 20
@@ -25,13 +24,13 @@ def members(chunks: Iterator[bytes]) -> Iterator[tuple[Member, Iterator[memoryvi
     stream = _Stream(chunks)
     while (header := _header(stream)) is not None:
         try:
-            member = next(scan(lambda size, at: header[at : at + size], 0, _NO_END), None)
+            member = next(scan(lambda size, at: header[at : at + size], 0, NO_END), None)
         except CorruptArchive as error:
             raise CorruptArchive("it is not a tar archive") from error
         if member is None:
             # Of a kind that describes the tar itself, such as a volume label.
             size = number(header[-BLOCK:][tar_header.SIZE])
-            stream.skip(size + -size % BLOCK)
+            stream.skip(padded(size))
             continue
         if member.sparse is not None:
             raise CorruptArchive("it holds a sparse member")
@@ -39,7 +38,7 @@ def members(chunks: Iterator[bytes]) -> Iterator[tuple[Member, Iterator[memoryvi
         yield member, content
         for _ in content:
             pass
-        stream.skip(-member.stored % BLOCK)
+        stream.skip(padded(member.stored) - member.stored)
     stream.expect_nothing_more()
 
 
@@ -61,7 +60,7 @@ def _header(stream: "_Stream") -> bytes | None:
             raise CorruptArchive("it is not a tar archive") from error
         if not 0 <= size <= MAX_EXTENDED_HEADER:
             raise CorruptArchive(f"an extended header of {size} bytes")
-        gathered += stream.take(size + -size % BLOCK)
+        gathered += stream.take(padded(size))
     raise CorruptArchive("too many extended headers")
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Protocol
 
 from imagefs.errors import ImagefsError
-from imagefs.filesystem import ROOT_ID, Attr, Entry
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, Entry
 from imagefs.image.model import Image
 from imagefs.image.short_id import short_id, short_ids
 from imagefs.vfs import nodeid
-from imagefs.vfs.image_fs import NAME_MAX, ImageFs
+from imagefs.vfs.image_fs import ImageFs
 
 BY_ID = b"by-id"
 FRESH = 0.5

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from imagefs.errors import UsageError
-from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
 from imagefs.image import config as image_config
 from imagefs.image.model import Image, Layer
 from imagefs.index import cache as index_cache
@@ -30,7 +30,7 @@ from imagefs.vfs.lazy_listing import WIDE, Growing, Wide
 from imagefs.vfs.links import Links
 from imagefs.vfs.memory import Memory
 from imagefs.vfs.merge import Visible
-from imagefs.vfs.open_layer import Maps, OpenLayer
+from imagefs.vfs.open_layer import BLOCK, Maps, OpenLayer, blocks_of
 from imagefs.vfs.pile import Pile, Piles
 from imagefs.vfs.synthetic import Synthetic, SyntheticTree
 from imagefs.vfs.view import MergedView, View
@@ -38,12 +38,10 @@ from imagefs.vfs.view import MergedView, View
 LAYER_XATTR = b"user.imagefs.layer"
 """On each file and directory: the name of the layer directory that it comes from."""
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_BLOCK = 4096
 _DEVICES = (2, 6)
 _NOT_PLAIN = rows.HIDDEN | rows.FOREIGN | rows.SPARSE
 _SMALL, _TOGETHER = 64 << 10, 1 << 20
 """Bytes of a file that is read with others, and of all of them."""
-NAME_MAX = 255
 _SIZE_UNKNOWN = 1
 """Bytes of a hard link to nothing. Nobody is asked for the content of an empty file, which would
 be read as such; of this one the only byte cannot be had."""
@@ -351,13 +349,14 @@ class ImageFs:
                     uid,
                     gid,
                     0,
-                    _BLOCK,
-                    _BLOCK // 512,
+                    BLOCK,
+                    BLOCK // 512,
                     mtime,
                     nsec,
                 )
                 attr = new(Attr, fields)
             elif nlink == 1 and not flags & odd and not linked:
+                # As OpenLayer.blocks has it, without a call.
                 blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
                 rdev = data if kind in _DEVICES else 0
                 fields = place, base + at, mode, 1, uid, gid, rdev, size, blocks, mtime, nsec
@@ -475,7 +474,7 @@ class ImageFs:
         each = {id(one): one for one in list(self._indexes.values())}.values()
         files = sum(one.count for one in each)
         content = sum(one.content_bytes for one in each)
-        return Statfs(_BLOCK, -(-content // _BLOCK), files, NAME_MAX)
+        return Statfs(BLOCK, blocks_of(content), files, NAME_MAX)
 
     def is_stable(self, node: int) -> bool:
         """See FileSystem; an image never changes."""
@@ -545,8 +544,8 @@ class ImageFs:
         # One link: subdirectories are not counted, as on btrfs and overlayfs.
         # fmt: off
         return Attr(
-            node, view.inode_number(layer, number), row.mode, 1, row.uid, row.gid, 0, _BLOCK,
-            _BLOCK // 512, row.mtime, row.mtimensec,
+            node, view.inode_number(layer, number), row.mode, 1, row.uid, row.gid, 0, BLOCK,
+            BLOCK // 512, row.mtime, row.mtimensec,
         )
         # fmt: on
 

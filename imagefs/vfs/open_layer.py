@@ -24,7 +24,8 @@ from imagefs.index.reader import Index
 from imagefs.index.rows import Row
 from imagefs.vfs.memory import Shelf
 
-_BLOCK = 4096
+BLOCK = 4096
+"""Bytes of a block on the disk that files are said to lie on."""
 _STRIDE = 128
 """Runs of a sparse file that are read at a time."""
 _ENDLESS = 1 << 64
@@ -155,8 +156,13 @@ class OpenLayer:
         if stat.S_IFMT(row.mode) != stat.S_IFREG:
             return 0
         if row.flags & rows.SPARSE:
-            return self._map_of(row).blocks * (_BLOCK // 512)
-        return (row.size + _BLOCK - 1) // _BLOCK * (_BLOCK // 512)
+            return self._map_of(row).blocks * (BLOCK // 512)
+        return blocks_of(row.size) * (BLOCK // 512)
+
+
+def blocks_of(size: int) -> int:
+    """Return how many blocks so many bytes take."""
+    return -(-size // BLOCK)
 
 
 def _check_held(row: Row) -> None:
@@ -180,7 +186,7 @@ class SparseMap:
             self._starts.append(runs[0][0])
             self._places.append(place)
             for start, length in runs:
-                first, last = start // _BLOCK, -(-(start + length) // _BLOCK)
+                first, last = start // BLOCK, blocks_of(start + length)
                 total += last - (first if first > reached else reached)
                 reached = last
                 place += length

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from imagefs.archive import compression, docker_v1, members, windows
 from imagefs.engine import api
+from imagefs.filesystem import NAME_MAX
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
 from imagefs.image import safe_json
@@ -62,7 +63,7 @@ LIMITS = (
     Limit("runs in a layer's sparse files", number(sparse.MAX_RUNS), MEMORY),
     Limit("pax records of a layer, beyond 32 a header", number(pax.MAX_RECORDS), HONEST),
     Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),
-    Limit("a name between slashes", size(fold.NAME_MAX), NAMES),
+    Limit("a name between slashes", size(NAME_MAX), NAMES),
     Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
     Limit("names of a file that each view counts", number(view.MAX_COUNTED), "as many as on ext4"),
     Limit(

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
 from tests.support.tars import Dir, File, Node
 
 _TYPES = {
@@ -21,7 +21,6 @@ _TYPES = {
     tarfile.BLKTYPE: stat.S_IFBLK,
     tarfile.FIFOTYPE: stat.S_IFIFO,
 }
-NAME_MAX = 255
 
 
 def node_of(name: str, value: Any) -> Node:
