@@ -10,7 +10,8 @@ from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.image.short_id import short_ids
 from imagefs.index import cache as index_cache
-from imagefs.store import upkeep
+from imagefs.store import inventory
+from imagefs.store import verify as store_verify
 from imagefs.store.prune import prune as prune_store
 from imagefs.store.store import Store
 from imagefs.text import size_text
@@ -26,7 +27,7 @@ _TIME = re.compile(rf"(?:{_TIME_PART.pattern})+")
 
 def list_contents(*, as_json: bool) -> None:
     """Print the images of the cache, and what it takes on the disk."""
-    found = upkeep.contents(Store())
+    found = inventory.contents(Store())
     if as_json:
         output.show_json(asdict(found) | {"total_bytes": found.total_bytes})
         return
@@ -61,7 +62,7 @@ def verify(*, quiet: bool) -> None:
     """Check the cache; raise CorruptArchive if something was damaged."""
     store = Store()
     with reporter(quiet=quiet) as progress:
-        damaged = upkeep.verify(store, progress)
+        damaged = store_verify.verify(store, progress)
     if damaged:
         listed = "; ".join(f"{one.name} (its bytes are {one.found})" for one in damaged)
         raise CorruptArchive(f"damaged and removed from the cache: {listed}")

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from imagefs.host.files import host_errors, remove_unlocked
 from imagefs.image.model import Blob, Layer
-from imagefs.store.store import Store
-from imagefs.store.upkeep import (
+from imagefs.store.inventory import (
     CachedImage,
     archive_stats,
     cached_images,
@@ -23,6 +22,7 @@ from imagefs.store.upkeep import (
     index_stats,
     layer_stats,
 )
+from imagefs.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Owns the cache directory and the promise that nothing in it is half-made or unverified: content
 is written in a workspace, checked, synced and renamed. Knows nothing of engines, of archives or
-of what is inside a layer. Everything that a Store hands out is safe from `upkeep.prune` until
+of what is inside a layer. Everything that a Store hands out is safe from `prune` until
 the Store is closed or its process, and every fork of it, has ended. Any thread may call it.
 
     CACHEDIR.TAG             marks the directory as ours, by what it says, and as not worth a backup
@@ -397,7 +397,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _mark_used(path: Path) -> None:
-    """Set the access time, by which `upkeep.prune` knows what was used last.
+    """Set the access time, by which `prune` knows what was used last.
 
     The modification time stays: to a mount it is the proof that nobody rewrote the file.
     """

@@ -9,9 +9,10 @@ import pytest
 from imagefs.errors import CorruptArchive
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, open_image
+from imagefs.store.inventory import contents
 from imagefs.store.prune import prune
 from imagefs.store.store import Store
-from imagefs.store.upkeep import contents, verify
+from imagefs.store.verify import verify
 from tests.support import samples
 from tests.support.opening import opened, trees
 from tests.support.samples import SampleImage, digest

@@ -27,7 +27,7 @@ from imagefs.image.model import Image
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
 from imagefs.store.store import Store
-from imagefs.store.upkeep import verify
+from imagefs.store.verify import verify
 from tests.support import samples
 from tests.support.badengine import Export, ScriptedEngine, answer_json, chunked, digest
 from tests.support.engines import RunningEngine, docker_daemon

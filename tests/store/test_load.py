@@ -13,9 +13,10 @@ from imagefs.engine.fetch import Source, ensure_image
 from imagefs.image.model import Image, Layer
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
+from imagefs.store.inventory import contents
 from imagefs.store.prune import prune
 from imagefs.store.store import Store
-from imagefs.store.upkeep import contents, verify
+from imagefs.store.verify import verify
 from tests.support.badengine import Export, ScriptedEngine, chunked
 from tests.support.tars import layer
 
