@@ -5,13 +5,14 @@ symbolic links as parents, names that come twice, hard links to anything in any 
 are kept as the plain entries that they are; what they do to other layers is `merge.py`'s. Nothing
 here touches the host's file system. One `Fold` belongs to one scan.
 
-What it costs is bounded: a plain file takes some 70 bytes beside its name, any other member up to
+What it costs is bounded: a plain file takes some 90 bytes beside its name, any other member up to
 some 250 beside its name, its target and its attributes, and what a few bytes of a tar could blow
 up (implied directories, attributes, links through links) has a limit of its own.
 """
 
 from collections.abc import Iterable
 from itertools import islice
+from stat import S_IFREG
 
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import NAME_MAX
@@ -69,7 +70,7 @@ class Fold:
 
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
-        known, settled, numbers = self._directories, self._settled, self._members.numbers
+        known, settled = self._directories, self._settled
         append, pack = self._waiting.append, RECORD.pack
         left = iter(members)
         for member in islice(left, MAX_MEMBERS):
@@ -91,16 +92,10 @@ class Fold:
             if len(base) > NAME_MAX:
                 _refuse_long(base)
             key = directory + base
-            owner = numbers.get((mode, uid, gid))
             # The way that nearly all members take; _put is the same in full.
-            if (
-                typeflag == b"0"
-                and owner is not None
-                and not (nanoseconds or xattrs or mtime >> 32 or size >> 32)
-                and sparse is None
-                and key not in settled
-            ):
-                append(key + pack(offset, owner, mtime, size))
+            if typeflag == b"0" and not xattrs and sparse is None and key not in settled:
+                mode |= S_IFREG
+                append(key + pack(offset, 0, mode, uid, gid, mtime, nanoseconds, size, 0))
             else:
                 self._put(key, member)
         if next(left, None) is not None:

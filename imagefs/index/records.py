@@ -5,24 +5,13 @@ a record of RECORD_BYTES that begins with a NUL, which no name holds. So entries
 then by name, then by what the record begins with: the content's offset, which grows from member to
 member, or what sorts behind all offsets. The last entry of a name is thus the one that counts.
 
-What RECORD cannot say of a member lies in one buffer beside it, link targets and attributes in
-the very form that the index has them in.
+What few members have lies in one buffer beside it, in the very form that the index has it in.
 """
 
 from collections.abc import Iterator
 from itertools import chain, compress, pairwise, starmap
 from operator import eq, itemgetter, not_
-from stat import (
-    S_IFBLK,
-    S_IFCHR,
-    S_IFDIR,
-    S_IFIFO,
-    S_IFLNK,
-    S_IFMT,
-    S_IFREG,
-    S_ISLNK,
-    S_ISREG,
-)
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from struct import Struct
 from typing import NamedTuple
 
@@ -34,44 +23,31 @@ from imagefs.tar.scan import Member
 MAX_ATTRIBUTES = 1 << 28
 """Most bytes that link targets and extended attributes of one layer may take together."""
 
-RECORD = Struct(">xQHII")
-"""A plain file: offset of its content in the layer, number of its owner, mtime, size."""
+RECORD = Struct(">QBHIIqIQI")
+"""Offset of the content in the layer (none is so long that the first byte were not a NUL), flags of
+`rows`, mode with the type, uid, gid, mtime, mtimensec, size (of a device its number), place of the
+extra in EXTRA_UNITs or 0.
+
+In a directory's, its number stands for the offset, behind _BEHIND. A name of an inode that several
+names may share has the inode's number there, and no type; if it is FOREIGN it is late: it came
+before the inode, which it shares only where no lower layer has the target that its extra names."""
 RECORD_BYTES = RECORD.size
 DIRECTORY_BYTES = 4
 
-MAX_OWNERS = 0xFFF0
-"""Numbers of owners are below this; other kinds of records have one of these in their place:"""
-FULL = 0xFFFF
-"""A leaf with more to it: offset, FULL, place of the detail."""
-INODE = 0xFFFE
-"""A leaf that several names may share: _BEHIND, INODE, number of the inode."""
-LATE = 0xFFFB
-"""A name of such an inode, but only where no lower layer has its target: it came before the inode.
-_BEHIND, place of the link's own detail (7 bytes), LATE, number of the inode."""
-DIRECTORY = 0xFFFD
-"""A directory: _BEHIND, owner, number, DIRECTORY, mtime; of owner FULL, the detail's place."""
-_IMPLIED = 0xFFFC
-"""The owner of a directory that no member describes."""
+DIRECTORY, FILE = S_IFDIR >> 12, S_IFREG >> 12
+"""Types of nodes as the upper bits of a mode have them."""
+_SHARED, _SYMLINK = 0, S_IFLNK >> 12
+_DEVICES = frozenset({S_IFCHR >> 12, S_IFBLK >> 12})
 
-_FULL_RECORD = Struct(">xQHQ")
-_INODE_RECORD = Struct(">xB7sHQ")
-_DIRECTORY_RECORD = Struct(">xBxHIHQ")
-# A first byte that no offset begins with.
-_BEHIND = 0xFF
+# Beyond all offsets.
+_BEHIND = 0xFF << 48
 NO_NUMBER = bytes(DIRECTORY_BYTES)
-_NUMBER = slice(5, 9)
-_KIND = slice(9, 11)
-_PLACE = slice(11, 19)
-_NO_PLACE = bytes(7)
-_OWN_PLACE = slice(2, 9)
-_IS_FULL, _IS_INODE, _IS_LATE, _IS_DIRECTORY = (
-    kind.to_bytes(2, "big") for kind in (FULL, INODE, LATE, DIRECTORY)
-)
+_NUMBER = slice(4, 8)
+_FLAGS, _TYPE = 8, 9
+_PLACE = slice(39, 43)
 
-# flags, mode with the type, uid, gid, mtime, mtimensec, size (of a device its number), bytes of
-# the extra; that follows, and before it, of a sparse file, how many bytes the tar holds of it.
-_DETAIL = Struct("<HIIIqIQI")
-_STORED = Struct("<Q")
+# Bytes of the extra, which follows, and of a sparse file how many bytes the tar holds of it.
+_EXTRA = Struct("<IQ")
 
 _TYPE_BITS = {
     tar_header.REGTYPE: S_IFREG,
@@ -82,7 +58,6 @@ _TYPE_BITS = {
     tar_header.DIRTYPE: S_IFDIR,
     tar_header.FIFOTYPE: S_IFIFO,
 }
-_DEVICES = frozenset({S_IFCHR, S_IFBLK})
 
 
 class Detail(NamedTuple):
@@ -104,20 +79,12 @@ class Detail(NamedTuple):
     extra_bytes: int
 
 
-_NOTHING = Detail(rows.IMPLIED, S_IFDIR | 0o755, 0, 0, 0, 0, 0, 0, 0, 0)
-
-
 class ArchiveContents:
-    """The records of one layer.
-
-    `owners` lists mode, uid and gid by their number, `numbers` the other way around.
-    """
+    """The records of one layer, and what does not fit into them."""
 
     def __init__(self) -> None:
-        self.owners: list[tuple[int, int, int]] = []
-        self.numbers: dict[tuple[int, int, int], int] = {}
         self.has_late = False
-        self._details = bytearray()
+        self._extras = bytearray(rows.EXTRA_UNIT)
         self._inodes = bytearray()
         self._attributes = 0
 
@@ -126,45 +93,48 @@ class ArchiveContents:
         """How many inodes have been shared."""
         return len(self._inodes) // RECORD_BYTES
 
-    def number(self, mode: int, uid: int, gid: int) -> int:
-        """Return the number of an owner; MAX_OWNERS or more if there are too many for numbers."""
-        owner = self.numbers.get((mode, uid, gid))
-        if owner is None:
-            owner = len(self.owners)
-            if owner >= MAX_OWNERS:
-                return FULL
-            self.numbers[mode, uid, gid] = owner
-            self.owners.append((mode, uid, gid))
-        return owner
-
     def leaf(self, member: Member) -> bytes:
         """Return the record of any member but a directory. CorruptArchive beyond the limits."""
-        offset, mtime, size = member.offset, member.mtime, member.size
-        if member.typeflag == tar_header.REGTYPE and _is_brief(member) and not size >> 32:
-            owner = self.number(member.mode, member.uid, member.gid)
-            if owner != FULL:
-                return RECORD.pack(offset, owner, mtime, size)
-        return _FULL_RECORD.pack(offset, FULL, self._keep(member))
+        return self._record(member, member.offset)
 
     def directory(self, member: Member | None, number: int = 0) -> bytes:
         """Return a directory's record; a `number` of 0 says that nothing lies in it yet.
 
         Without a member, nothing but its content speaks for it.
         """
-        owner, said = _IMPLIED, 0
         if member is not None:
-            owner, said = FULL, member.mtime
-            if _is_brief(member):
-                owner = self.number(member.mode, member.uid, member.gid)
-            if owner == FULL:
-                said = self._keep(member)
-        return _DIRECTORY_RECORD.pack(_BEHIND, owner, number, DIRECTORY, said)
+            return self._record(member, _BEHIND | number)
+        return RECORD.pack(_BEHIND | number, rows.IMPLIED, S_IFDIR | 0o755, 0, 0, 0, 0, 0, 0)
+
+    def _record(self, member: Member, offset: int) -> bytes:
+        kind, mode, size = _TYPE_BITS[member.typeflag], member.mode, member.size
+        flags, target, place = 0, b"", 0
+        if kind == S_IFLNK:
+            # Linux has no modes of symbolic links (symlink(7)); tars may claim some.
+            target = member.linkname
+            mode, size = 0o777, len(target)
+        elif member.typeflag == tar_header.LNKTYPE:
+            flags, target = rows.FOREIGN, b"/".join(clean(member.linkname))
+        elif kind >> 12 in _DEVICES:
+            size = member.rdev
+        if target or member.xattrs or member.sparse is not None:
+            flags |= rows.XATTRS if member.xattrs else 0
+            flags |= rows.SPARSE if member.sparse is not None else 0
+            place = self._keep(_extra(target, member), member.stored)
+            lengths = (len(name) + len(value) for name, value in member.xattrs)
+            self._count_attributes(len(target) + sum(lengths))
+        # fmt: off
+        return RECORD.pack(
+            offset, flags, kind | mode, member.uid, member.gid, member.mtime, member.mtimensec,
+            size, place,
+        )
+        # fmt: on
 
     def share(self, record: bytes) -> bytes:
         """Return a record that several names can have, of the inode that `record` is of."""
-        if record[_KIND] == _IS_INODE:
+        if is_shared(record):
             return record
-        shared = _INODE_RECORD.pack(_BEHIND, _NO_PLACE, INODE, self.inodes)
+        shared = RECORD.pack(_BEHIND | self.inodes, 0, _SHARED, 0, 0, 0, 0, 0, 0)
         self._inodes += record
         return shared
 
@@ -174,81 +144,63 @@ class ArchiveContents:
         `paths` is where lower layers might have its target, which then counts.
         """
         self.has_late = True
-        place = int.from_bytes(self.respelled(link, paths)[_PLACE], "big")
-        own = place.to_bytes(7, "big")
-        return _INODE_RECORD.pack(_BEHIND, own, LATE, inode_of(shared))
+        place = _place(self.respelled(link, paths))
+        return RECORD.pack(_BEHIND | inode_of(shared), rows.FOREIGN, _SHARED, 0, 0, 0, 0, 0, place)
 
     def respelled(self, link: bytes, paths: bytes) -> bytes:
         """Return the record of an unbound hard link with another target."""
         if self._target(link) == paths:
             return link
-        offset, _, place = _FULL_RECORD.unpack(link)
-        fields = _DETAIL.unpack_from(self._details, place)
         before, header = self._extra_of(link), rows.EXTRA_HEADER
         length, xattrs, runs = header.unpack_from(before) if before else (0, 0, 0)
         rest = before[header.size + length :]
         self._count_attributes(len(paths) + len(rest))
-        extra = _padded(header.pack(len(paths), xattrs, runs) + paths + rest)
-        place = len(self._details)
-        self._details += _DETAIL.pack(*fields[:-1], len(extra)) + extra
-        return _FULL_RECORD.pack(offset, FULL, place)
-
-    def late_link(self, record: bytes) -> bytes:
-        """Return the record that a late hard link had before it was bound."""
-        return _FULL_RECORD.pack(0, FULL, int.from_bytes(record[_OWN_PLACE], "big"))
+        place = self._keep(_padded(header.pack(len(paths), xattrs, runs) + paths + rest), 0)
+        return link[: _PLACE.start] + place.to_bytes(4, "big")
 
     def detail(self, record: bytes) -> Detail:
         """Return all that a record says."""
-        kind = record[_KIND]
-        if kind in (_IS_INODE, _IS_LATE):
-            record = self._own(record)
-            kind = record[_KIND]
-        if kind == _IS_FULL:
-            offset, _, place = _FULL_RECORD.unpack(record)
-            return self._kept(place, offset)
-        if kind == _IS_DIRECTORY:
-            return self._directory_detail(record)
-        offset, owner, mtime, size = RECORD.unpack(record)
-        mode, uid, gid = self.owners[owner]
-        return Detail(0, S_IFREG | mode, uid, gid, mtime, 0, size, offset, size, 0)
-
-    def _directory_detail(self, record: bytes) -> Detail:
-        _, owner, _, _, said = _DIRECTORY_RECORD.unpack(record)
-        if owner == _IMPLIED:
-            return _NOTHING
-        if owner == FULL:
-            return self._kept(said, 0)
-        mode, uid, gid = self.owners[owner]
-        return tuple.__new__(Detail, (0, S_IFDIR | mode, uid, gid, said, 0, 0, 0, 0, 0))
+        record = self._own(record)
+        data, flags, mode, uid, gid, mtime, mtimensec, size, place = RECORD.unpack(record)
+        kind = mode >> 12
+        stored = size if kind == FILE else 0
+        if kind == DIRECTORY:
+            data = 0
+        elif kind in _DEVICES:
+            size, data = 0, size
+        extra_bytes = 0
+        if place:
+            extra_bytes, held = _EXTRA.unpack_from(self._extras, place * rows.EXTRA_UNIT)
+            stored = held if flags & rows.SPARSE else stored
+        fields = (flags, mode, uid, gid, mtime, mtimensec, size, data, stored, extra_bytes)
+        return tuple.__new__(Detail, fields)
 
     def extra(self, record: bytes) -> bytes:
-        """Return the extra of a record that has one, as the index has it.
+        """Return the extra of a record, as the index has it; empty if there is none.
 
         Of a late hard link it is the link's own, where its target's path is.
         """
-        own = self.late_link(record) if is_late(record) else self._own(record)
-        return self._extra_of(own)
+        return self._extra_of(record if is_late(record) else self._own(record))
 
     def _extra_of(self, record: bytes) -> bytes:
-        place = int.from_bytes(record[_PLACE], "big")
-        flags, *_, length = _DETAIL.unpack_from(self._details, place)
-        place += _DETAIL.size + (_STORED.size if flags & rows.SPARSE else 0)
-        return bytes(self._details[place : place + length])
+        at = _place(record) * rows.EXTRA_UNIT
+        if not at:
+            return b""
+        length, _ = _EXTRA.unpack_from(self._extras, at)
+        return bytes(self._extras[at + _EXTRA.size : at + _EXTRA.size + length])
 
     def symlink(self, record: bytes | None) -> bytes | None:
         """Return the target of a symbolic link, or None if a record is not of one."""
         if record is None:
             return None
         record = self._own(record)
-        if record[_KIND] != _IS_FULL or not S_ISLNK(self.detail(record).mode):
-            return None
-        return self._target(record)
+        return self._target(record) if record[_TYPE] >> 4 == _SYMLINK else None
 
     def unbound(self, record: bytes | None) -> bytes | None:
         """Return the target of a hard link that is bound to none yet, or None for all else."""
-        if record is None or record[_KIND] != _IS_FULL:
+        if record is None or is_shared(record) or not record[_FLAGS] & rows.FOREIGN:
             return None
-        return self._target(record) if self.detail(record).flags & rows.FOREIGN else None
+        return self._target(record)
 
     def _target(self, record: bytes) -> bytes:
         extra = self._extra_of(record)
@@ -259,32 +211,16 @@ class ArchiveContents:
 
     def _own(self, record: bytes) -> bytes:
         """Return the record of a shared inode, or what is one's own as it is."""
-        if record[_KIND] not in (_IS_INODE, _IS_LATE):
+        if not is_shared(record):
             return record
         at = inode_of(record) * RECORD_BYTES
         return bytes(self._inodes[at : at + RECORD_BYTES])
 
-    def _keep(self, member: Member) -> int:
-        """Keep a member in full; return its place."""
-        flags, extra = _extra(member)
-        lengths = (len(name) + len(value) for name, value in member.xattrs)
-        self._count_attributes(len(member.linkname) + sum(lengths))
-        kind, mode, size = _TYPE_BITS[member.typeflag], member.mode, member.size
-        if kind == S_IFLNK:
-            # Linux has no modes of symbolic links (symlink(7)); tars may claim some.
-            mode, size = 0o777, len(member.linkname)
-        elif kind in _DEVICES:
-            size = member.rdev
-        place = len(self._details)
-        # fmt: off
-        self._details += _DETAIL.pack(
-            flags, kind | mode, member.uid, member.gid, member.mtime, member.mtimensec, size,
-            len(extra),
-        )
-        # fmt: on
-        if member.sparse is not None:
-            self._details += _STORED.pack(member.stored)
-        self._details += extra
+    def _keep(self, extra: bytes, stored: int) -> int:
+        """Keep an extra; return its place."""
+        place = len(self._extras) // rows.EXTRA_UNIT
+        self._extras += _EXTRA.pack(len(extra), stored)
+        self._extras += extra
         return place
 
     def _count_attributes(self, length: int) -> None:
@@ -294,42 +230,30 @@ class ArchiveContents:
                 f"link targets and attributes of more than {MAX_ATTRIBUTES} bytes in one layer"
             )
 
-    def _kept(self, place: int, offset: int) -> Detail:
-        flags, mode, uid, gid, mtime, mtimensec, size, extra_bytes = _DETAIL.unpack_from(
-            self._details, place
-        )
-        stored = size if S_ISREG(mode) else 0
-        if flags & rows.SPARSE:
-            (stored,) = _STORED.unpack_from(self._details, place + _DETAIL.size)
-        if S_IFMT(mode) in _DEVICES:
-            size, offset = 0, size
-        fields = (flags, mode, uid, gid, mtime, mtimensec, size, offset, stored, extra_bytes)
-        return tuple.__new__(Detail, fields)
-
 
 def is_directory(record: bytes | None) -> bool:
     """Tell whether a record is a directory's."""
-    return record is not None and record[_KIND] == _IS_DIRECTORY
+    return record is not None and record[_TYPE] >> 4 == DIRECTORY
 
 
 def is_implied(record: bytes) -> bool:
     """Tell whether a record is of a directory that no member describes."""
-    return is_directory(record) and _DIRECTORY_RECORD.unpack(record)[1] == _IMPLIED
+    return bool(record[_FLAGS] & rows.IMPLIED)
 
 
 def is_shared(record: bytes) -> bool:
     """Tell whether a record is of an inode that was shared."""
-    return record[_KIND] in (_IS_INODE, _IS_LATE)
+    return record[_TYPE] >> 4 == _SHARED
 
 
 def is_late(record: bytes) -> bool:
     """Tell whether a record is of a hard link that came before the inode that it shares."""
-    return record[_KIND] == _IS_LATE
+    return is_shared(record) and bool(record[_FLAGS] & rows.FOREIGN)
 
 
 def inode_of(record: bytes) -> int:
     """Return the number of a shared inode."""
-    return int(_INODE_RECORD.unpack(record)[3])
+    return int.from_bytes(record[_NUMBER], "big")
 
 
 def number_of(record: bytes) -> int:
@@ -352,6 +276,10 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(DIRECTORY_BYTES, "big")
 
 
+def _place(record: bytes) -> int:
+    return int.from_bytes(record[_PLACE], "big")
+
+
 def latest(entries: list[bytes]) -> list[bytes]:
     """Return sorted entries without those that have a later one of the same name."""
     if not any(_same_as_next(entries)):
@@ -364,34 +292,18 @@ def _same_as_next(entries: list[bytes]) -> Iterator[bool]:
     return starmap(eq, pairwise(map(itemgetter(slice(-RECORD_BYTES)), entries)))
 
 
-def _is_brief(member: Member) -> bool:
-    """Tell whether a member has no more to it than a record can say, but for owner and size."""
-    return not (
-        member.mtimensec or member.xattrs or member.mtime >> 32 or member.sparse is not None
-    )
-
-
-def _extra(member: Member) -> tuple[int, bytes]:
-    """Return a member's flags, and its link target, xattrs and runs as the index has them."""
-    flags, target = 0, b""
-    if member.typeflag == tar_header.SYMTYPE:
-        target = member.linkname
-    elif member.typeflag == tar_header.LNKTYPE:
-        flags, target = rows.FOREIGN, b"/".join(clean(member.linkname))
-    if member.xattrs:
-        flags |= rows.XATTRS
-    if member.sparse is not None:
-        flags |= rows.SPARSE
+def _extra(target: bytes, member: Member) -> bytes:
+    """Return a link target and a member's xattrs and runs as the index has them."""
     runs = member.sparse or ()
     if not (target or member.xattrs or runs):
-        return flags, b""
+        return b""
     out = bytearray(rows.EXTRA_HEADER.pack(len(target), len(member.xattrs), len(runs)))
     out += target
     for name, value in member.xattrs:
         out += rows.XATTR_HEADER.pack(len(name), len(value)) + name + value
     for run in runs:
         out += rows.RUN.pack(*run)
-    return flags, _padded(out)
+    return _padded(out)
 
 
 def _padded(extra: bytes | bytearray) -> bytes:

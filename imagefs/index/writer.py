@@ -7,14 +7,14 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from stat import S_IFREG, S_ISCHR
+from stat import S_ISCHR
 from typing import BinaryIO
 from zlib import crc32
 
 from imagefs.errors import CorruptArchive
 from imagefs.index import records as layer_records
 from imagefs.index import rows
-from imagefs.index.records import DIRECTORY, MAX_OWNERS, RECORD_BYTES, Detail
+from imagefs.index.records import DIRECTORY, FILE, RECORD_BYTES
 from imagefs.index.sorted_tree import NAME, RECORD, Folded
 from imagefs.tar import header as tar_header
 
@@ -134,18 +134,20 @@ class IndexWriter:
         self, out: bytearray, first: int, end: int, parent: int, deleted: frozenset[bytes]
     ) -> None:
         """Append the rows of some of a directory's entries."""
-        pack, unpack, owners = rows.ROW.pack, layer_records.RECORD.unpack_from, self._members.owners
+        pack, unpack = rows.ROW.pack, layer_records.RECORD.unpack_from
         row, name_at = self._count, self._names_bytes
         content = 0
         for entry in self._tree.entries[first:end]:
             name = entry[NAME]
             length = len(name)
-            offset, owner, mtime, size = unpack(entry, len(entry) - RECORD_BYTES)
-            if owner < MAX_OWNERS and name[:4] != b".wh.":
-                mode, uid, gid = owners[owner]
+            # fmt: off
+            (offset, flags, mode, uid, gid, mtime, nanoseconds, size,
+             extra) = unpack(entry, len(entry) - RECORD_BYTES)
+            # fmt: on
+            if mode >> 12 == FILE and not (flags or extra) and name[:4] != b".wh.":
                 # fmt: off
                 out += pack(
-                    name_at, length, 0, S_IFREG | mode, uid, gid, 1, row, parent, 0, mtime, size,
+                    name_at, length, 0, mode, uid, gid, 1, row, parent, nanoseconds, mtime, size,
                     offset, 0,
                 )
                 # fmt: on
@@ -154,7 +156,7 @@ class IndexWriter:
                 at = first + row - self._count
                 self._count, first, self._names_bytes = row, at, name_at
                 record = entry[RECORD]
-                if owner == DIRECTORY:
+                if mode >> 12 == DIRECTORY:
                     gone = name in deleted and self._tree.is_bare(record)
                     out += self._directory_row(record, name, at, parent, gone=gone)
                 else:
@@ -183,7 +185,7 @@ class IndexWriter:
                 flags &= ~rows.HIDDEN
         if gone or name.startswith(tar_header.WHITEOUT_META_PREFIX):
             flags |= rows.HIDDEN
-        extra = self._extra(detail, at)
+        extra = self._extra(detail.extra_bytes, at)
         child, self._next_first = self._next_first, self._next_first + end - first
         # fmt: off
         return rows.ROW.pack(
@@ -216,15 +218,15 @@ class IndexWriter:
             count, inode, extra = self._inodes.of(number)
             if late:
                 inode = self._first_rows[number]
-                extra = self._extra(self._members.detail(self._members.late_link(record)), at)
+                extra = self._extra(len(self._members.extra(record)), at)
             elif not inode:
-                extra = self._extra(detail, at)
+                extra = self._extra(detail.extra_bytes, at)
                 self._inodes.enter(number, row, extra)
                 inode = row
             if count > 1:
                 self._links.append(inode << 32 | row)
         else:
-            extra = self._extra(detail, at)
+            extra = self._extra(detail.extra_bytes, at)
         if inode == row:
             # What a sparse file takes, not what it claims: the sum has 64 bits.
             self._content_bytes += detail.stored
@@ -247,12 +249,12 @@ class IndexWriter:
         self._whiteouts += 1
         return rows.HIDDEN | rows.WHITEOUT
 
-    def _extra(self, detail: Detail, at: int) -> int:
+    def _extra(self, length: int, at: int) -> int:
         """Plan for the extra of an entry, or of the root; return where, in EXTRA_UNITs, or 0."""
-        if not detail.extra_bytes:
+        if not length:
             return 0
         place = self._extras_bytes
-        self._extras_bytes += detail.extra_bytes
+        self._extras_bytes += length
         if self._count:
             self._extras.append(at)
         else:
