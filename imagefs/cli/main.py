@@ -123,6 +123,7 @@ _COMMANDS = {
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
     "cache": ("cache", "Look after the cache."),
+    "completion": ("completion", "Print a shell's completion script."),
 }
 """The commands as the help lists them, each with its module of this package and what it is for.
 
