@@ -9,13 +9,14 @@ two fetches of one image, here or in another process, become one.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from imagefs.archive.model import IngestContext, IngestOptions
+from imagefs.archive.model import IngestContext
 from imagefs.archive.spool import spooling
 from imagefs.engine import export
 from imagefs.engine.api import Engine, EngineImage
 from imagefs.errors import EngineUnreachable
 from imagefs.image import reference
 from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.image.options import SourceOptions
 from imagefs.image.short_id import short_id
 from imagefs.index import cache as index_cache
 from imagefs.index.cache import Indexer
@@ -104,7 +105,7 @@ def fetch(found: EngineImage, source: Source) -> Image:
     Raises EngineError for an export that is not whole, or not of that image.
     """
     store, progress = source.store, source.progress
-    options = IngestOptions(max_layer_bytes=source.max_layer_bytes)
+    options = SourceOptions(max_layer_bytes=source.max_layer_bytes)
     with Indexer(store.index_dir) as indexer:
         context = IngestContext(store, progress, options, indexer)
         with spooling(context, found.diff_ids) as spool:
