@@ -1,23 +1,37 @@
 """What docstrings promise of errors: a public function names those that it raises."""
 
 import ast
-import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 import imagefs
-from imagefs import errors
 
 PACKAGE = Path(imagefs.__file__).parent
-ERRORS = {
-    name
-    for name, one in vars(errors).items()
-    if inspect.isclass(one) and issubclass(one, errors.ImagefsError)
+# Commands are called by nobody, and their docstrings are what --help prints.
+MODULES = {
+    path.relative_to(PACKAGE): ast.parse(path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent.name != "cli"
 }
 
+
+def errors_of(modules: Iterable[ast.Module]) -> frozenset[str]:
+    """Return the names of ImagefsError and of all that is derived from it."""
+    classes = [
+        node for module in modules for node in ast.walk(module) if isinstance(node, ast.ClassDef)
+    ]
+    found = {"ImagefsError"}
+    for _ in classes:
+        found |= {
+            one.name for one in classes if {getattr(up, "id", "") for up in one.bases} & found
+        }
+    return frozenset(found)
+
+
+ERRORS = errors_of(MODULES.values())
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -56,15 +70,15 @@ def raised_by(function: Function) -> frozenset[str]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             made = node.exc.func
             found.add(made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", ""))
-    return frozenset(found & ERRORS)
+    return ERRORS & found
 
 
 def raising() -> list[Raising]:
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for name, function in public(ast.parse(path.read_bytes())):
+    for path, module in MODULES.items():
+        for name, function in public(module):
             if raised := raised_by(function):
-                where = f"{path.relative_to(PACKAGE)}: {name}"
+                where = f"{path}: {name}"
                 found.append(Raising(where, ast.get_docstring(function) or "", raised))
     return found
 

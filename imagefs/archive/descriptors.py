@@ -47,7 +47,10 @@ class Descriptor:
 
 
 def read(item: Any, place: str, where: str) -> Descriptor:
-    """Return the descriptor that `where`, a file of the archive at `place`, has."""
+    """Return the descriptor that `where`, a file of the archive at `place`, has.
+
+    Raises CorruptArchive if it has none.
+    """
     digest = item.get("digest") if isinstance(item, dict) else None
     if not isinstance(digest, str):
         raise CorruptArchive(f"{place}: {where} refers to something without a digest")

@@ -59,7 +59,10 @@ class _Enough:
 
 
 def read_tar(files: TarFiles, file: ArchiveFile) -> ArchiveContents:
-    """Return what a tar holds; `file` is the tar itself, should it be a flat root."""
+    """Return what a tar holds; `file` is the tar itself, should it be a flat root.
+
+    Raises CorruptArchive for one that is neither, or is damaged.
+    """
     names = [name for name in (*files.names(), *files.directories) if name]
     flat = _is_root(files) or not any(map(_is_telling, names))
     if files.whole and (contents := _read(files, flat=flat)) is not None:
@@ -74,7 +77,7 @@ def read_tar(files: TarFiles, file: ArchiveFile) -> ArchiveContents:
 
 
 def read_directory(files: Files) -> ArchiveContents:
-    """Return what a directory holds."""
+    """Return what a directory holds. Raises CorruptArchive if that is no image."""
     contents = _read(files, flat=False)
     if contents is None:
         raise CorruptArchive(

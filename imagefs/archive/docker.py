@@ -25,7 +25,8 @@ def read(files: Files, manifest: bytes, *, make_do: bool = False) -> tuple[Archi
     """Return the images that a manifest.json lists, in its order.
 
     To `make_do` is to take the layers of an image without the configuration that says what they
-    are, where that is missing, damaged or another image's.
+    are, where that is missing, damaged or another image's. Else that is a CorruptArchive, as is
+    damage of the list itself.
     """
     parsed = members.parse(files, MANIFEST, manifest)
     if not isinstance(parsed, list):

@@ -35,7 +35,10 @@ def may_be_newer(files: Files) -> bool:
 
 
 def read(files: Files) -> tuple[ArchivedImage, ...]:
-    """Return the images that `repositories` names or, without it, those nobody is built upon."""
+    """Return the images that `repositories` names or, without it, those nobody is built upon.
+
+    Raises CorruptArchive for damage, and for more images or layers than are read.
+    """
     described = _Descriptions(files)
     tops = _tagged(files) or dict.fromkeys(_heads(files, described), ())
     members.bounded(files, len(tops))

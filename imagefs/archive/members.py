@@ -76,7 +76,10 @@ def read(files: Files, name: str) -> bytes:
 
 
 def content(files: Files, name: str, piece: ArchiveFile) -> bytes:
-    """Return the content of a small file that was found."""
+    """Return the content of a small file that was found.
+
+    Raises CorruptArchive beyond the limits, or HostError.
+    """
     if piece.blob.length > MAX_JSON:
         raise CorruptArchive(
             f"{files.place}: {shown(name)} has {piece.blob.length} bytes;"
@@ -214,7 +217,7 @@ class TarFiles:
         return [*self._found, *self._links]
 
     def find(self, name: str) -> ArchiveFile | None:
-        """See Files."""
+        """See Files. Raises CorruptArchive for a sparse file, or links in a circle."""
         path = normal(name)
         for _ in range(MAX_LINKS):
             if path in self._sparse:
@@ -256,7 +259,7 @@ class DirectoryFiles:
                     yield from (name for name in names if self.find(name) is not None)
 
     def find(self, name: str) -> ArchiveFile | None:
-        """See Files."""
+        """See Files. Raises CorruptArchive for what leads out of the directory, or HostError."""
         try:
             found = beneath.find(self._fd, self._top, normal(name))
         except beneath.LeadsOutError:

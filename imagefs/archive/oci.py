@@ -31,7 +31,10 @@ def read_layout(files: Files, index: bytes) -> tuple[ArchivedImage, ...]:
 
 
 def read_dir(files: Files, manifest: bytes) -> tuple[ArchivedImage, ...]:
-    """Return the images of a `dir:` directory, whose manifest.json is given."""
+    """Return the images of a `dir:` directory, whose manifest.json is given.
+
+    Raises CorruptArchive if it is damaged, or is no image's.
+    """
     said = _json_object(files, MANIFEST, manifest)
     if said.get("schemaVersion") == 1:
         raise CorruptArchive(

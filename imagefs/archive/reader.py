@@ -51,7 +51,10 @@ def _read(fd: int, path: Path, context: IngestContext) -> ArchiveContents:
 
 
 def read_stdin(context: IngestContext) -> ArchiveContents:
-    """Return what the archive on standard input holds, once all of it is in the store."""
+    """Return what the archive on standard input holds, once all of it is in the store.
+
+    Raises HostError for a terminal.
+    """
     if os.isatty(STANDARD_INPUT):
         raise HostError("standard input is a terminal; pipe an archive into it")
     status = os.fstat(STANDARD_INPUT)

@@ -91,7 +91,7 @@ def _kind(layer: ArchivedLayer) -> Compression | None:
 
 @contextmanager
 def open_blob(blob: Blob) -> Iterator[int]:
-    """Open the file that a blob lies in."""
+    """Open the file that a blob lies in. Raises HostError."""
     try:
         fd = files.open_blob(blob)
     except OSError as error:

@@ -80,7 +80,10 @@ class Engine:
         return self.endpoint.host
 
     def version(self) -> tuple[int, int]:
-        """Return the version of the API that both sides know."""
+        """Return the version of the API that both sides know.
+
+        Raises EngineError if there is none.
+        """
         if self._version is None:
             headers, _ = self._ask("/_ping")
             offered = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", headers.get("Api-Version", ""))

@@ -37,6 +37,7 @@ def serve(
 
     `ready` is called once the kernel and libfuse have agreed; what it does must not look into
     the mount, which answers as soon as it has returned. SIGTERM, SIGINT and SIGHUP unmount.
+    Raises MountError if it cannot be mounted.
     """
     check(options)
     check_flags(options, "libfuse")

@@ -115,7 +115,10 @@ def read_far_ahead(device: str, length: int) -> None:
 
 
 def unmount(mount: mountinfo.Mount, lazy: bool = False) -> None:
-    """Take a mount away; `lazy` does so at once, and for those still inside when they leave."""
+    """Take a mount away; `lazy` does so at once, and for those still inside when they leave.
+
+    Raises MountBusyError if it is in use, MountError if it cannot be unmounted for another reason.
+    """
     place = mount.mountpoint
     if os.geteuid() != 0:
         _unmount_by_helper(place, lazy)

@@ -68,7 +68,10 @@ class Platform:
 
 
 def parse(text: str) -> Platform:
-    """Return the platform that somebody asks for: OS/ARCHITECTURE[/VARIANT], or one of the two."""
+    """Return the platform that somebody asks for: OS/ARCHITECTURE[/VARIANT], or one of the two.
+
+    Raises UsageError for what is none.
+    """
     parts = text.strip().split("/")
     if len(parts) > 3 or not all(map(_PART.fullmatch, parts)):
         raise UsageError(

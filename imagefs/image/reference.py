@@ -56,7 +56,10 @@ _SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 
 
 def parse(text: str) -> Reference:
-    """Return what `text` refers to; a bare word is a path if it exists, else an engine's image."""
+    """Return what `text` refers to; a bare word is a path if it exists, else an engine's image.
+
+    Raises UsageError for what can be neither.
+    """
     if text == "-":
         return StdinReference()
     size = len(text.encode("utf-8", "surrogatepass"))

@@ -191,7 +191,7 @@ def _check_room(processes: int) -> None:
 
 
 def build(layer: Layer, index_dir: Path) -> None:
-    """Scan a layer and write its index, whole or not at all."""
+    """Scan a layer and write its index, whole or not at all. Raises CorruptArchive for no tar."""
     from imagefs.index import build as index_build  # noqa: PLC0415
 
     key = key_of(layer)

@@ -341,7 +341,7 @@ class Store:
     def adopt_image(
         self, image_id: str, names: tuple[str, ...], config: bytes, manifest: bytes
     ) -> Image:
-        """Make an image visible whose layers the store has."""
+        """Make an image visible whose layers the store has. Raises HostError if they have gone."""
         final = self.image_path(image_id)
         with self.workspace() as work, host_errors(self.root):
             made = work / "image"

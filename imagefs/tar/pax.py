@@ -88,7 +88,10 @@ class Overrides:
         return self._position > 0
 
     def add(self, typeflag: bytes, content: bytes, position: int) -> None:
-        """Take in the extended header of `typeflag` whose header block is at `position`."""
+        """Take in the extended header of `typeflag` whose header block is at `position`.
+
+        Raises CorruptArchive where it makes no sense, or is beyond the limits.
+        """
         if typeflag == tar_header.XGLTYPE:
             # To Go's archive/tar a member of its own: what was said before it was said of it.
             self.reset()
@@ -178,7 +181,8 @@ class Overrides:
     def xattrs(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return the member's extended attributes, of star's or of libarchive's keywords.
 
-        What Linux could not hold is left out, as it is when a tar is extracted.
+        What Linux could not hold is left out, as it is when a tar is extracted. Raises
+        CorruptArchive for a value that is not base64, where libarchive writes that.
         """
         found: dict[bytes, bytes] = {}
         for key, value in self._records.items():
@@ -211,7 +215,8 @@ class Overrides:
     def sparse(self, stored: int) -> Sparse | None:
         """Return the member's sparse map of pax 0.0, 0.1 or 1.0, or None for an ordinary file.
 
-        `stored` is how many bytes the tar has of it: its size where no record says another.
+        `stored` is how many bytes the tar has of it: its size where no record says another. Raises
+        CorruptArchive for a map that is none.
         """
         records, form = self._records, self._sparse_form()
         said = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")

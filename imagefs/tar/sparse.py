@@ -41,7 +41,10 @@ class Sparse(NamedTuple):
     size: int
 
     def checked(self, stored: int, position: int) -> tuple[tuple[int, int], ...]:
-        """Return the runs that hold data; they must ascend, and fit the file and its data."""
+        """Return the runs that hold data.
+
+        Raises CorruptArchive unless they ascend, and fit the file and its data.
+        """
         reached = total = 0
         runs = []
         for offset, length in self.pairs or ():

@@ -20,7 +20,10 @@ _MAX_PADDING = 64 << 20
 
 
 def members(chunks: Iterator[bytes]) -> Iterator[tuple[Member, Iterator[memoryview]]]:
-    """Yield each member with its content; what is left of a content is skipped."""
+    """Yield each member with its content; what is left of a content is skipped.
+
+    Raises CorruptArchive for what is no tar, or not a whole one.
+    """
     stream = _Stream(chunks)
     while (header := _header(stream)) is not None:
         try:
