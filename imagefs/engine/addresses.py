@@ -68,9 +68,9 @@ class Endpoint:
         # Neither proxies nor ~/.netrc have a say in how to reach an engine.
         session.trust_env = False
         if self.host.startswith("unix://"):
-            import requests_unixsocket  # noqa: PLC0415
+            from imagefs.engine.unix import UnixAdapter  # noqa: PLC0415
 
-            session.mount("http+unix://", requests_unixsocket.UnixAdapter())
+            session.mount("http+unix://", UnixAdapter(self.host.removeprefix("unix://")))
         elif self.host.startswith("ssh://"):
             from imagefs.engine.ssh import SshAdapter  # noqa: PLC0415
 

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from requests.adapters import HTTPAdapter
 
+from imagefs.engine.unix import OnePool
 from imagefs.errors import HostError
 
 _ENDS_WITHIN = 5.0
@@ -41,6 +41,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             )
         except FileNotFoundError as error:
             ours.close()
+            self._complaints.close()
             raise HostError("ssh is not installed; it is needed for an ssh:// engine") from error
         finally:
             theirs.close()
@@ -80,20 +81,11 @@ class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
         return _SshConnection(self._command, self.timeout)
 
 
-class SshAdapter(HTTPAdapter):
+class SshAdapter(OnePool):
     """A requests adapter for one `ssh://[USER@]HOST[:PORT]` address."""
 
     def __init__(self, host: str) -> None:
-        super().__init__(max_retries=0)
-        self._pool = _SshPool(ssh_command(host))
-
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> _SshPool:
-        """Return the one pool, whatever the request."""
-        return self._pool
-
-    def close(self) -> None:
-        """Close the pool and with it the ssh process."""
-        self._pool.close()
+        super().__init__(_SshPool(ssh_command(host)))
 
 
 def ssh_command(host: str) -> list[str]:

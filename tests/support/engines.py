@@ -19,11 +19,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from urllib.parse import quote
 
 import pytest
-import requests_unixsocket
 
+from imagefs.engine.addresses import Endpoint
 from tests.support.needs import (
     BUSYBOX,
     DOCKER,
@@ -84,8 +83,9 @@ class RunningEngine:
         texts = {**(files or {}), "Dockerfile": "\n".join(steps) + "\n"}
         with web_server(context_tar(texts)) as url:
             wanted = {"version": "2", "remote": url, "t": name, "networkmode": "host"}
-            address = f"http+unix://{quote(str(self.socket), safe='')}/build"
-            answer = requests_unixsocket.Session().post(address, params=wanted)
+            engine = Endpoint(self.host)
+            with engine.session() as session:
+                answer = session.post(f"{engine.base_url()}/build", params=wanted)
         assert answer.ok, answer.text
         assert '"error"' not in answer.text, answer.text[-2000:]
         return self.id_of(name)
