@@ -28,6 +28,7 @@ PACKAGES: dict[str, set[str]] = {
     "source": {"image", "host", "store", "index", "archive", "engine"},
     "vfs": {"image", "tar", "host", "index"},
     "tree": {"image", "host", "store", "index", "source", "vfs"},
+    "scanning": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
     "mounts": {"host", "fuse"},
 }

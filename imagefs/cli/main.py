@@ -128,6 +128,7 @@ _COMMANDS = {
     "layers": ("sources", "List an image's layers, bottom to top."),
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
+    "scan": ("scan", "Search or catalogue many images, each layer once."),
     "cache": ("cache", "Look after the cache."),
     "completion": ("completion", "Print a shell's completion script."),
 }
