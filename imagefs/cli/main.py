@@ -60,7 +60,7 @@ def run(args: Sequence[str] | None = None, translate: Translation | None = None)
         # As standard error does: a letter that the terminal's encoding lacks is no error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if translate is None and mount_helper.is_call(words):
+        if translate is None and mount_helper.is_call(words, _COMMANDS):
             translate = mount_helper.words
         if translate is not None:
             words = translate(words)

@@ -119,6 +119,11 @@ class Found(NamedTuple):
     holders: tuple[Holder, ...]
     shown: tuple[bool, ...]
 
+    @property
+    def showing(self) -> list[Holder]:
+        """The images whose final root shows the file."""
+        return [holder for holder, shown in zip(self.holders, self.shown, strict=True) if shown]
+
 
 class Failure(NamedTuple):
     """What could not be read, and why: a source, or a layer of it, or a file of that."""

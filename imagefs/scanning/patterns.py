@@ -79,8 +79,11 @@ class Grep:
         if not file.size or not self.which.fits(file):
             return
         search = self.search()
-        binary = not self.text and b"\0" in file.read(_TEXT)
+        binary = None
         for offset, number, chunk in _lines(file):
+            if binary is None:
+                # A file that begins with a hole begins with NULs.
+                binary = not self.text and (offset > 0 or b"\0" in chunk[:_TEXT])
             at = 0
             counted, lines = 0, number
             while found := search(chunk, at):

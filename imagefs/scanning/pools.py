@@ -109,7 +109,7 @@ class Cluster:
         import distributed  # noqa: PLC0415
 
         running: dict[str, Task] = {}
-        ended: Any = distributed.as_completed()
+        ended: Any = distributed.as_completed(loop=self._client.loop)
         while True:
             # Workers may come and go meanwhile.
             while len(running) < 4 * max(1, sum(self._client.nthreads().values())):

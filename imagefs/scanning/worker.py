@@ -198,6 +198,9 @@ class _Content:
 
     def extents(self) -> Iterator[tuple[int, int]]:
         at, size = 0, self.size
+        if not self._row.flags & rows.SPARSE:
+            yield 0, size
+            return
         while at < size:
             try:
                 begin = self._opened.seek(self._row, at, os.SEEK_DATA)

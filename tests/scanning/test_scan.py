@@ -27,7 +27,9 @@ from tests.support.tars import File as Member
 from tests.support.tars import Hard, Sym, layer
 
 ROOT = Path(__file__).parent.parent.parent
-NEEDLES = Grep((PATTERN,))
+# The fleet is made once.
+pytestmark = pytest.mark.xdist_group("scan")
+NEEDLES = Grep((PATTERN,), text=True)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cache and a path of modules that workers share with the test."""
+    before = set(os.environ)
     monkeypatch.setenv("IMAGEFS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield
+    for name in set(os.environ) - before - {"IMAGEFS_CACHE", "PYTHONPATH"}:
+        if not name.startswith("PYTEST_"):
+            del os.environ[name]
 
 
 def run(images: Fleet, **how: Any) -> tuple[Scan, list[Found]]:
@@ -198,10 +205,8 @@ def test_a_function_sees_the_file(tmp_path: Path) -> None:
     [found] = done
     assert found.step == "COPY"
     assert found.shown == (True,)
-    assert (found.path, found.value) == (
-        "/d/f",
-        {"names": ("/e",), "size": 1_000_005, "mode": 0o644, "start": b"begin", "tail": b"xxx"},
-    )
+    assert {found.path, *found.value.pop("names")} == {"/d/f", "/e"}
+    assert found.value == {"size": 1_000_005, "mode": 0o644, "start": b"begin", "tail": b"xxx"}
     assert done.bytes_read < 200_000
 
 
@@ -239,7 +244,7 @@ def planned(count: int) -> Plan:
     """A plan of that many images, each of three layers of a base and twelve of its own."""
     plan = Plan()
     for number in range(count):
-        ids = [f"sha256:{number % 500:060x}{at:04x}" for at in range(3)]
+        ids = [f"sha256:b{number % 500:059x}{at:04x}" for at in range(3)]
         ids += [f"sha256:{number:032x}{at:032x}" for at in range(1, 13)]
         layers = tuple(
             PlannedLayer(diff_id, f"RUN step {at} of many # buildkit", 1 << 20)
