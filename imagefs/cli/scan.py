@@ -236,7 +236,7 @@ def _parquet(path: Path, files: bool) -> Iterator[Writer]:
             flush()
 
     try:
-        with parquet.ParquetWriter(temporary, schema) as writer:
+        with temporary.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
             yield write
             flush()
         temporary.rename(path)
