@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imagefs.archive.members import MAX_LINKS, circular, normal
@@ -92,7 +92,7 @@ class SpooledFiles:
         for _ in range(MAX_LINKS):
             if path in table.small:
                 offset, length = table.small[path]
-                return ArchiveFile(Blob(self._record.path, offset, length))
+                return ArchiveFile(replace(self._record, offset=offset, length=length))
             if path in table.large:
                 digest, damage = table.large[path]
                 blob = self._layer(digest)

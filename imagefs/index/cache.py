@@ -18,7 +18,7 @@ from imagefs.index import rows
 from imagefs.index.reader import Index, layer_bytes
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Executor
 
 _THREADS_EACH, _DESCRIPTORS_EACH = 3, 10
 """What an executor of processes takes for itself, and something to spare."""
@@ -29,15 +29,17 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
 
     With `fd`, the layer is what that descriptor has open. Raises HostError where it is gone.
 
-    A layer in the store is known by its diff id alone. One that is read in place is known by its
+    A layer in the store is known by its diff id alone, one within a file of the store by that
+    file's digest and its place there. One that is read in place is known by its
     file's path, device, inode, size, modification and change time, and its place in the file: who
     rewrites a file can set back the one time, but not the other. What is left of a damaged layer
     has an index apart, so that it never passes for a whole one.
     """
     if layer.stored:
         identity: tuple[object, ...] = ("layer", layer.diff_id)
+    elif (blob := blob_of(layer)).digest:
+        identity = ("within", blob.digest, blob.offset, blob.length, layer.keep_going)
     else:
-        blob = blob_of(layer)
         try:
             status = os.stat(blob.path if fd is None else fd)
         except OSError as error:
@@ -121,7 +123,7 @@ class Indexer:
 
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Executor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -154,11 +156,16 @@ def _processors() -> int:
     return os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
 
 
-def _processes(count: int) -> "ProcessPoolExecutor":
-    """Return that many processes, which end with this one: outliving it they held its locks."""
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
-    from multiprocessing import get_context  # noqa: PLC0415
+def _processes(count: int) -> "Executor":
+    """Return that many processes, which end with this one: outliving it they held its locks.
 
+    A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    """
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
+    from multiprocessing import current_process, get_context  # noqa: PLC0415
+
+    if current_process().daemon:
+        return ThreadPoolExecutor(1)
     _check_room(count)
     return ProcessPoolExecutor(count, get_context("fork"), processes.end_with, (os.getpid(),))
 
