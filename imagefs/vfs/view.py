@@ -7,6 +7,7 @@ May be used by many threads.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
@@ -201,6 +202,7 @@ class MergedView(View):
         return sum(map(self._is_visible, names + links))
 
     def _is_visible(self, place: Place) -> bool:
+        check_asker()
         layer, number = place
         index = self._pile.indexes[layer]
         row = index.row(number)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from imagefs.fuse import crew
 from imagefs.fuse.device import Requests
 from tests.support import counting
 
@@ -36,5 +37,5 @@ class Blind(Requests):
 
 
 if __name__ == "__main__":
-    counting.server.Requests = Blind  # type: ignore[attr-defined]
+    crew.Requests = Blind  # type: ignore[attr-defined]
     counting.main(Path(sys.argv[1]), Path(sys.argv[2]), CollidingFs)

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
+from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs, check_asker
 from tests.support.tars import Dir, File, Node
 
 _TYPES = {
@@ -144,9 +144,6 @@ class MemFs:
     def is_stable(self, node: int) -> bool:
         return True
 
-    def is_slow(self, node: int) -> bool:
-        return False
-
     def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """Nothing here waits for the kernel to let go of it."""
 
@@ -200,10 +197,8 @@ class LiveFs(MemFs):
     def is_stable(self, node: int) -> bool:
         return node >= self._calm and node <= 1_000_000
 
-    def is_slow(self, node: int) -> bool:
-        return node == self._slow and not self._gate.exists()
-
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
         while not self._gate.exists() and time.monotonic() < deadline:
+            check_asker()
             time.sleep(0.01)
