@@ -32,6 +32,8 @@ from imagefs.host import processes
 _TICK, _QUICK_TICK = 0.02, 0.005
 """Seconds after which a request that is still the same is taken to be slow: the first, and those
 that come upon it, so that a crowd of them does not hold up the others by its number."""
+_LONG = 1.0
+"""Seconds from which on an answer may leave many cycles behind; the collector is off meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +44,14 @@ class _RelievedError(Exception):
 
 @dataclass(slots=True)
 class _Slow:
-    """A request that takes long, who asked, and whether they were interrupted and have left."""
+    """A request that takes long, who asked, and whether they were interrupted and have left.
+
+    `since` is about when it was taken up, on the monotonic clock.
+    """
 
     number: int
     pid: int
+    since: float
     interrupted: bool = False
     left: bool = False
 
@@ -87,9 +93,9 @@ class Crew:
             self._answer()
         except _RelievedError:
             with self._lock:
-                del self._slow[get_ident()]
-            # What a fetch leaves behind may hold cycles, and the collector is off while we serve.
-            gc.collect()
+                slow = self._slow.pop(get_ident())
+            if time.monotonic() - slow.since > _LONG:
+                gc.collect()
             return
         except BaseException as failure:
             self._failure = failure
@@ -116,6 +122,8 @@ class Crew:
 
     def _prepare(self) -> bool:
         """Prepare what may be asked for, which may take as long as a request."""
+        if not self._session.can_prepare():
+            return False
         self._baton.append(bytes(BODY))
         prepared = self._session.prepare()
         try:
@@ -168,7 +176,7 @@ class Crew:
                 number, pid = abi.ASKER.unpack_from(self._baton.pop())
             except IndexError:
                 return
-            self._slow[self._leader] = _Slow(number, pid)
+            self._slow[self._leader] = _Slow(number, pid, time.monotonic())
         self._lead()
 
     def _interrupt(self, number: int) -> None:

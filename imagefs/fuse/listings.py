@@ -119,9 +119,13 @@ class Listings:
                 expected = True
             self._budget = _AHEAD if expected else 0
 
+    def can_prepare(self) -> bool:
+        """Tell whether a directory is likely to be read soon, which may be packed already."""
+        return bool(self._budget and self._ahead)
+
     def prepare(self) -> bool:
         """Pack a directory that is likely to be read soon; tell whether there was one."""
-        while self._budget and self._ahead:
+        while self.can_prepare():
             with self._lock:
                 if not self._ahead:
                     break

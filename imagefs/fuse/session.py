@@ -83,6 +83,7 @@ class Session:
         self._opens_itself = self._opens_dirs_itself = False
         self.all_stable = fs.is_stable(ROOT_ID)
         self._listings = Listings(fs, self._valid, all_stable=self.all_stable)
+        self.can_prepare = self._listings.can_prepare
         self._handlers: dict[int, Handler] = replies.OUT_OF_HAND | {
             abi.FUSE_INIT: self._init,
             abi.FUSE_LOOKUP: self._lookup,
