@@ -11,15 +11,21 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+def _bit(number: signal.Signals) -> int:
+    return 1 << number - 1
+
+
 _ENDING = sum(
-    1 << number - 1
-    for number in (
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGABRT,
-        signal.SIGTERM,
-        signal.SIGKILL,  # the kernel adds it to any other that ends a process
+    map(
+        _bit,
+        (
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGABRT,
+            signal.SIGTERM,
+            signal.SIGKILL,  # the kernel adds it to any other that ends a process
+        ),
     )
 )
 
@@ -29,12 +35,25 @@ def is_to_end(thread: int) -> bool:
 
     Of a thread that cannot be looked at, 0 among them, it is assumed.
     """
+    return bool(_pending(f"{thread}/status") & _ENDING)
+
+
+def is_killed(pid: int) -> bool:
+    """Tell whether a process is being ended, though something in the kernel may hold it up."""
+    return bool(_pending(f"{pid}/task/*/status") & _bit(signal.SIGKILL))
+
+
+def _pending(pattern: str) -> int:
+    """Return the signals that threads have yet to act upon, a bit each; of no thread, all."""
+    found = 0
     try:
-        status = Path(f"/proc/{thread}/status").read_text()
+        texts = [path.read_text() for path in Path("/proc").glob(pattern)]
     except OSError:
-        return True
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    return bool((int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)) & _ENDING)
+        return -1
+    for text in texts:
+        fields = dict(line.split(":", 1) for line in text.splitlines())
+        found |= int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return found if texts else -1
 
 
 def end_with(parent: int) -> None:
