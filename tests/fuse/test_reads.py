@@ -172,7 +172,8 @@ def test_who_waits_for_a_daemon_that_was_killed_is_freed_by_unmount(tmp_path: Pa
         assert not live.alive
         known.unmount(mountpoint)
         assert mountinfo.at(mountpoint) is None
-        assert [reader.wait(PATIENCE) for reader in readers] == [1, 1]
+        # The store may yet have brought the second what it waits for.
+        assert [reader.wait(PATIENCE) for reader in readers] in ([1, 1], [1, 0])
         _await(lambda: _states(pid) in ([], ["Z"]))
 
 
