@@ -7,12 +7,33 @@ OSError with its errno; a name that does not exist is no error but None, since n
 are a large part of the traffic.
 """
 
+import errno
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 ROOT_ID = 1
 NAME_MAX = 255
 """Bytes of a file's name, by Linux (<linux/limits.h>); the kernel takes a longer one for damage."""
+
+
+class _Asker(threading.local):
+    """Who waits for what a thread is doing: `has_left` is the driver's."""
+
+    has_left: Callable[[], bool] = staticmethod(lambda: False)
+
+
+asker = _Asker()
+
+
+def check_asker() -> None:
+    """Raise OSError EINTR if nobody waits any more for what this thread is doing.
+
+    For a file system to call, now and then, where work may take long.
+    """
+    if asker.has_left():
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 class Attr(NamedTuple):
@@ -107,9 +128,6 @@ class FileSystem(Protocol):
 
     def is_stable(self, node: int) -> bool:
         """Tell whether the node and its names never change, so that they may be cached for ever."""
-
-    def is_slow(self, node: int) -> bool:
-        """Tell whether looking into the directory may take long, as for a fetch."""
 
     def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """Note that the kernel took up, or with a negative count gave back, references to nodes.

@@ -666,7 +666,6 @@ CALLS: dict[str, Callable[[FileSystem, int, bytes, int], object]] = {
     "getxattr": lambda fs, node, name, _: fs.getxattr(node, name),
     "listxattr": lambda fs, node, _, __: fs.listxattr(node),
     "stable": lambda fs, node, _, __: fs.is_stable(node),
-    "slow": lambda fs, node, _, __: fs.is_slow(node),
 }
 
 

@@ -93,6 +93,8 @@ FUSE_NOTIFY_STORE = 4
 
 # struct fuse_in_header: len, opcode, unique, nodeid; uid, gid, pid, total_extlen, padding
 IN_HEADER = Struct("=IIQQ16x")
+# Its unique and pid
+ASKER = Struct("=8xQ16xI")
 # struct fuse_out_header: len, error, unique
 OUT_HEADER = Struct("=IiQ")
 
@@ -110,6 +112,8 @@ _DIRENT = "QQII"
 # Whole replies, struct fuse_out_header and what follows it, so that one call packs them.
 ENTRY_REPLY = Struct("=IiQ" + _ENTRY_OUT)
 ATTR_REPLY = Struct("=IiQ" + _ATTR_OUT)
+# Of an entry reply: nodeid
+ENTRY_NODE = Struct("=16xQ")
 # An entry reply that says "no such name": nodeid (0), entry_valid; all the rest
 NEGATIVE_REPLY = Struct("=IiQQ8xQ104x")
 
@@ -117,6 +121,8 @@ NEGATIVE_REPLY = Struct("=IiQQ8xQ104x")
 DIRENT = tuple(Struct(f"={_DIRENT}{8 * n}s") for n in range(NAME_MAX // 8 + 2))
 # struct fuse_direntplus: entry_out, dirent
 DIRENTPLUS = tuple(Struct(f"={_ENTRY_OUT}{_DIRENT}{8 * n}s") for n in range(NAME_MAX // 8 + 2))
+# Its nodeid and namelen
+DIRENTPLUS_HEAD = Struct("=Q136xI")
 
 # struct fuse_init_in up to 7.35: major, minor, max_readahead, flags (later ones add flags2)
 INIT_IN = Struct("=IIII")

@@ -2,7 +2,7 @@
 
 To wake a sleeping process on another processor costs more than to answer it: 50 µs on a virtual
 machine. A tool that walks a tree asks again within that time, so the device is looked at for
-a while first. It is for the one thread that reads the device.
+a while first. Used by one thread at a time.
 """
 
 import errno
@@ -15,7 +15,7 @@ from imagefs.fuse import abi
 from imagefs.fuse.signals import Stop
 
 GO_ON = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
-"""ENOENT: the request was taken back before it was read, or its asker has gone before the reply."""
+"""ENOENT: the request was taken back before it was read, or is no more when it is replied to."""
 
 # No request is longer: nothing is written, and the kernel cuts lists of nodes to forget to fit.
 _BUFFER = abi.FUSE_MIN_READ_BUFFER
@@ -42,29 +42,18 @@ class Requests:
         self._sleep = select.poll()
         self._sleep.register(device, select.POLLIN)
         self._sleep.register(stop.fd, select.POLLIN)
+        self._look = select.poll()
+        self._look.register(device, select.POLLIN)
         self._crowded_until = 0
-        self._taken: bytes | None = None
         # Where there is one processor only, who looks keeps the asker from asking.
         self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
 
     def waiting(self) -> bool:
-        """Tell whether there is a request, which `next` will return."""
-        if self._taken is None:
-            self._taken = self.now()
-        return self._taken is not None
-
-    def now(self) -> bytes | None:
-        """Return a request if there is one just now; for any thread."""
-        try:
-            return os.read(self._device, _BUFFER)
-        except OSError:
-            return None  # what is wrong, `next` finds as well
+        """Tell whether there is a request; also while another thread is in `next`."""
+        return bool(self._look.poll(0))
 
     def next(self) -> bytes | None:
         """Return the next request, or None when there is no mount any more or it is to end."""
-        if self._taken is not None:
-            taken, self._taken = self._taken, None
-            return taken
         read, device = os.read, self._device
         since = 0
         while not self._stop.asked:

@@ -2,10 +2,13 @@
 
 Owns the way from paths, in which libfuse speaks, to node ids. fusepy decodes names as Latin-1
 here, so that each character stands for one byte of the name. `serve` is for the main thread;
-`_Operations` is called from libfuse's threads, which are one where nothing is slow.
+`_Operations` is called from libfuse's threads, so that what is slow holds up nobody else; where
+nothing changes there is one. An interrupted request ends at the file system's next `check_asker`,
+as nobody but its own thread can answer it.
 """
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -17,11 +20,12 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from imagefs.errors import HostError, MountError
-from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, FileSystem
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, FileSystem, asker
 from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled
 from imagefs.fuse.replies import BLKSIZE, BRIEFLY, denial, errno_of
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
+from imagefs.host.processes import is_to_end
 
 _ENCODING = "latin-1"
 _FOREVER = 10**9  # seconds that the kernel may keep what never changes
@@ -51,7 +55,7 @@ def serve(
     all_stable = fs.is_stable(ROOT_ID)
     timeout = _FOREVER if all_stable else BRIEFLY
     with _complaints() as complaints, _place_of(point) as place:
-        operations = _Operations(fs, mounted, complaints.end, fuse.fuse_exit)
+        operations = _Operations(fs, mounted, complaints.end, fuse)
         try:
             with _default_signals():
                 fuse.FUSE(
@@ -59,6 +63,8 @@ def serve(
                     place,
                     encoding=_ENCODING,
                     foreground=True,
+                    intr=True,
+                    # Threads double what a request takes.
                     nothreads=all_stable,
                     ro=True,
                     nosuid=True,
@@ -164,17 +170,19 @@ class _Operations:
         fs: FileSystem,
         ready: Callable[[], None],
         mounted: Callable[[], None],
-        leave: Callable[[], None],
+        fuse: Any,
     ) -> None:
         self.failure: BaseException | None = None
         self._fs = fs
         self._ready = ready
         self._mounted = mounted
-        self._leave = leave
-        self._directories = _Directories(fs)
+        self._fuse = fuse
+        self._all_stable = fs.is_stable(ROOT_ID)
+        self._directories = _Directories(fs, self._all_stable)
 
     def __call__(self, operation: str, *args: Any) -> Any:
         """Run an operation; this is where every error gets its errno."""
+        asker.has_left = self._has_left
         try:
             return getattr(self, operation)(*args)
         except OSError as error:
@@ -190,7 +198,14 @@ class _Operations:
             self._ready()
         except BaseException as failure:
             self.failure = failure
-            self._leave()
+            self._fuse.fuse_exit()
+
+    def _has_left(self) -> bool:
+        """Tell whether who waits for this thread's operation is to end, or the mount is."""
+        library = self._fuse._libfuse
+        if library.fuse_exited(ctypes.c_void_p(library.fuse_get_context().contents.fuse)):
+            return True
+        return bool(library.fuse_interrupted()) and is_to_end(self._fuse.fuse_get_context()[2])
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         attr = self._directories.find(path) if fh is None else self._fs.getattr(fh)
@@ -216,7 +231,17 @@ class _Operations:
             raise OSError(number, os.strerror(number))
 
     def opendir(self, path: str) -> int:
-        return self._directories.find(path).node
+        node = self._directories.find(path).node
+        # An open file is all that refers to a node: paths are walked anew.
+        self._refer(node, 1)
+        return node
+
+    def releasedir(self, _path: str, fh: int) -> None:
+        self._refer(fh, -1)
+
+    def _refer(self, node: int, count: int) -> None:
+        if not self._all_stable:
+            self._fs.adjust_lookups((node,), count)
 
     def readdir(self, _path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
         own = self._fs.getattr(fh)
@@ -232,7 +257,9 @@ class _Operations:
     def open(self, path: str, flags: int) -> int:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self._read_only()
-        return self._directories.find(path).node
+        return self.opendir(path)
+
+    release = releasedir
 
     def read(self, _path: str, size: int, offset: int, fh: int) -> bytes:
         return self._fs.read(fh, offset, size)
@@ -266,13 +293,14 @@ class _Operations:
 
 
 class _Directories:
-    """From paths to what they name, by way of the directories that were used last.
+    """From paths to what they name; where nothing changes, by way of the directories used last.
 
-    A stable directory's names never change, so that the paths below it need not be walked again.
+    Elsewhere a node that is remembered may have gone, and its number may be another's.
     """
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileSystem, all_stable: bool) -> None:
         self._fs = fs
+        self._all_stable = all_stable
         self._lock = threading.Lock()
         self._known: OrderedDict[str, int] = OrderedDict()
 
@@ -291,9 +319,9 @@ class _Directories:
             missing.append(name)
             node = self._recall(path)
         for name in reversed(missing):
-            parent, node = node, self._child(node, name).node
+            node = self._child(node, name).node
             path = f"{path}/{name}"
-            if self._fs.is_stable(parent):
+            if self._all_stable:
                 self._remember(path, node)
         return node
 

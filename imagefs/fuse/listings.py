@@ -9,8 +9,9 @@ the thread that reads the device, the rest may be used from any.
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from imagefs.filesystem import Attr, Entry, FileSystem
@@ -29,8 +30,8 @@ _NO_ENTRY = (0,) * 18  # the fuse_entry_out of `.` and `..`: no node, so nothing
 _DIRENT = [abi.DIRENT[(length + 7) // 8].pack for length in range(256)]
 _DIRENTPLUS = [abi.DIRENTPLUS[(length + 7) // 8].pack for length in range(256)]
 
-_Key: TypeAlias = tuple[int, bool, int]
-"""A directory's node, whether it is packed for READDIRPLUS, and the number of the part."""
+_Key: TypeAlias = tuple[int, bool]
+"""A directory's node, and whether it is packed for READDIRPLUS."""
 
 
 class Cut(NamedTuple):
@@ -71,6 +72,9 @@ class _Part(NamedTuple):
         return Cut(self.body[start : ends[last - 1]], self.nodes[first:last], last == first)
 
 
+_NO_PARTS: Mapping[int, _Part] = MappingProxyType({})
+
+
 class Listings:
     """The directories of one file system; `valid` tells how long a node may be kept, in seconds.
 
@@ -85,7 +89,7 @@ class Listings:
         self._valid = valid
         self._all_stable = all_stable
         self._lock = threading.Lock()
-        self._parts: OrderedDict[_Key, _Part] = OrderedDict()
+        self._parts: OrderedDict[_Key, dict[int, _Part]] = OrderedDict()
         self._bytes = 0
         self._long: OrderedDict[int, Sequence[Entry]] = OrderedDict()
         self._ahead: list[int] = []
@@ -94,14 +98,13 @@ class Listings:
     def cut(self, node: int, offset: int, room: int, *, plus: bool) -> Cut:
         """Return the records of a directory from `offset` on that fit into `room` bytes."""
         number, first = divmod(offset, PART)
-        key = node, plus, number
         if not offset and not self._all_stable:
             self._forget(node)
-        part = self._parts.get(key)
+        part = self._parts.get((node, plus), _NO_PARTS).get(number)
         if not offset and self._all_stable:
             self._look_ahead(node, part)
         if part is None:
-            part = self._pack(key)
+            part = self._pack(node, number, plus=plus)
         if not offset and part.directories:
             with self._lock:
                 self._ahead = self._ahead[-_WAITING:] + list(part.directories)
@@ -116,19 +119,24 @@ class Listings:
                 expected = True
             self._budget = _AHEAD if expected else 0
 
+    def can_prepare(self) -> bool:
+        """Tell whether a directory is likely to be read soon, which may be packed already."""
+        return bool(self._budget and self._ahead)
+
     def prepare(self) -> bool:
         """Pack a directory that is likely to be read soon; tell whether there was one."""
-        while self._budget and self._ahead:
+        while self.can_prepare():
             with self._lock:
+                if not self._ahead:
+                    break
                 self._budget -= 1
-                key = self._ahead.pop(), True, 0
-            if key not in self._parts:
-                self._pack(key)
+                node = self._ahead.pop()
+            if 0 not in self._parts.get((node, True), _NO_PARTS):
+                self._pack(node, 0, plus=True)
                 return True
         return False
 
-    def _pack(self, key: _Key) -> _Part:
-        node, plus, number = key
+    def _pack(self, node: int, number: int, *, plus: bool) -> _Part:
         entries = self._list(node, anew=number == 0)
         start = number * PART
         entries = entries[max(start - 2, 0) : start + PART - 2]
@@ -142,7 +150,7 @@ class Listings:
         if plus and self._all_stable:
             directories = [attr.node for _, attr in reversed(entries) if attr.mode >> 12 == 4]
         part = _Part(b"".join(records), list(accumulate(map(len, records))), nodes, directories)
-        self._keep(key, part)
+        self._keep((node, plus), number, part)
         return part
 
     def _dots(self, node: int, *, plus: bool) -> list[bytes]:
@@ -189,27 +197,43 @@ class Listings:
                         self._long.popitem(last=False)
         return entries
 
-    def _keep(self, key: _Key, part: _Part) -> None:
+    def _keep(self, key: _Key, number: int, part: _Part) -> None:
         with self._lock:
-            self._drop(key)
-            self._parts[key] = part
+            self._drop(key, number)
+            self._parts.setdefault(key, {})[number] = part
+            self._parts.move_to_end(key)
             self._bytes += part.weight()
-            while self._bytes > self.MOST_BYTES and len(self._parts) > 1:
-                self._drop(next(iter(self._parts)))
+            while self._bytes > self.MOST_BYTES:
+                oldest = next(iter(self._parts))
+                at = next(iter(self._parts[oldest]))
+                if (oldest, at) == (key, number):
+                    break
+                self._drop(oldest, at)
 
-    def _drop(self, key: _Key) -> bool:
-        part = self._parts.pop(key, None)
+    def _drop(self, key: _Key, number: int) -> None:
+        parts = self._parts.get(key, {})
+        part = parts.pop(number, None)
         if part is not None:
             self._bytes -= part.weight()
-        return part is not None
+            if not parts:
+                del self._parts[key]
 
     def _forget(self, node: int) -> None:
         """Drop what is known of a directory that may have changed."""
         with self._lock:
             for plus in (True, False):
-                number = 0
-                while self._drop((node, plus, number)):
-                    number += 1
+                for part in self._parts.pop((node, plus), _NO_PARTS).values():
+                    self._bytes -= part.weight()
+
+
+def nodes_in(body: bytes) -> Iterator[int]:
+    """Yield the nodes that the records of a READDIRPLUS refer to."""
+    at = 0
+    while at < len(body):
+        node, length = abi.DIRENTPLUS_HEAD.unpack_from(body, at)
+        if node:
+            yield node
+        at += abi.DIRENTPLUS[(length + 7) // 8].size
 
 
 def _plain(entries: Iterable[tuple[bytes, Attr]], offset: int) -> list[bytes]:

@@ -29,7 +29,9 @@ FUSE_CONF = Path("/etc/fuse.conf")
 
 # <sys/mount.h>
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
+
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 _LOOKS = 50
 """Looks at a mount before it is taken for one that is elsewhere, and tries to take that away."""
@@ -114,16 +116,24 @@ def read_far_ahead(device: str, length: int) -> None:
         Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(f"{length >> 10}\n")
 
 
-def unmount(mount: mountinfo.Mount, lazy: bool = False) -> None:
+def unmount(mount: mountinfo.Mount, lazy: bool = False, dead: bool = False) -> None:
     """Take a mount away; `lazy` does so at once, and for those still inside when they leave.
+
+    Of a `dead` one all that is asked fails from now on. Nobody will answer it, and its daemon may
+    be kept from ending by a page that it was to hand over, and that somebody waits for.
 
     Raises MountBusyError if it is in use, MountError if it cannot be unmounted for another reason.
     """
     place = mount.mountpoint
     if os.geteuid() != 0:
-        _unmount_by_helper(place, lazy)
+        if dead:
+            with contextlib.suppress(OSError):
+                minor = mount.device.partition(":")[2]
+                (_CONNECTIONS / minor / "abort").write_text("1")
+        _unmount_by_helper(place, lazy or dead)
         return
-    failure = _unmount_as_root(mount, lazy)
+    flags = _MNT_FORCE | _MNT_DETACH if dead else _MNT_DETACH if lazy else 0
+    failure = _unmount_as_root(mount, flags)
     if failure == errno.EBUSY:
         raise MountBusyError(f"{place}: somebody is still using the mount")
     if failure in (errno.EINVAL, errno.ENOENT):
@@ -132,7 +142,7 @@ def unmount(mount: mountinfo.Mount, lazy: bool = False) -> None:
         raise MountError(f"{place}: cannot unmount: {os.strerror(failure)}")
 
 
-def _unmount_as_root(mount: mountinfo.Mount, lazy: bool) -> int:
+def _unmount_as_root(mount: mountinfo.Mount, flags: int) -> int:
     """Take a mount away and no other, whatever its path leads to by now; return an errno, or 0."""
     head, name = os.path.split(mount.mountpoint)
     try:
@@ -144,7 +154,7 @@ def _unmount_as_root(mount: mountinfo.Mount, lazy: bool) -> int:
         if _mount_called(name, parent) != mount.id:
             return errno.ENOENT
         place = os.fsencode(mountinfo.anchor(parent) / name)
-        return _call("umount2", place, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
+        return _call("umount2", place, _UMOUNT_NOFOLLOW | flags)
     finally:
         os.close(parent)
 

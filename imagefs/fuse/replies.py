@@ -106,7 +106,6 @@ def unknown(unique: int, _node: int, _request: bytes) -> Reply:
 OUT_OF_HAND: dict[int, Handler] = {
     abi.FUSE_FORGET: _silence,  # node ids need no upkeep
     abi.FUSE_BATCH_FORGET: _silence,
-    abi.FUSE_INTERRUPT: _silence,  # what takes long enough to be interrupted is not in here
     abi.FUSE_NOTIFY_REPLY: _silence,
     abi.FUSE_RELEASE: _agree,
     abi.FUSE_RELEASEDIR: _agree,

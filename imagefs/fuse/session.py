@@ -11,8 +11,8 @@ and OPENDIR are answered ENOSYS, upon which the kernel opens files by itself and
 and the listings it has read. Directories that do change get short timeouts, and
 FUSE_AUTO_INVAL_DATA has the kernel drop a kept listing as soon as the directory's mtime differs.
 
-A stable directory holds only stable nodes. Thus where the root is stable all is, and neither
-`is_stable` nor `is_slow` is asked again.
+A stable directory holds only stable nodes. Thus where the root is stable all is, and `is_stable`
+is not asked again.
 """
 
 import errno
@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from imagefs.filesystem import NAME_MAX, ROOT_ID, FileSystem
 from imagefs.fuse import abi, replies
-from imagefs.fuse.listings import Listings
+from imagefs.fuse.listings import Listings, nodes_in
 from imagefs.fuse.replies import (
     BLKSIZE,
     BODY,
@@ -51,8 +51,7 @@ _WANTED = (
     | abi.FUSE_CACHE_SYMLINKS
     | abi.FUSE_NO_OPENDIR_SUPPORT
 )
-_LOOKS_INSIDE = {abi.FUSE_LOOKUP, abi.FUSE_GETATTR, abi.FUSE_READDIR, abi.FUSE_READDIRPLUS}
-_UNANSWERED = {abi.FUSE_FORGET, abi.FUSE_BATCH_FORGET}
+_UNANSWERED = {abi.FUSE_FORGET, abi.FUSE_BATCH_FORGET, abi.FUSE_INTERRUPT}
 
 _log = logging.getLogger(__name__)
 _in_header = abi.IN_HEADER.unpack_from
@@ -67,8 +66,9 @@ class Session:
 
     `minor` is the protocol's minor version once INIT has agreed on one, and None before. `on_read`
     is called before a READ of a file's beginning is replied to. `answer_large` may answer a READ
-    by itself, given its number, node, offset and size, and tells whether it did. With `all_stable`
-    nothing in the file system changes, and nothing is slow.
+    by itself, given its number, node, offset and size, and tells whether it did. `on_interrupt` is
+    given the number of a request whose asker has got a signal. With `all_stable` nothing in the
+    file system changes.
     """
 
     def __init__(self, fs: FileSystem) -> None:
@@ -79,9 +79,11 @@ class Session:
         self._fs_read = fs.read
         self.on_read: Callable[[int], None] = lambda node: None
         self.answer_large: Callable[[int, int, int, int], bool] = lambda *_: False
+        self.on_interrupt: Callable[[int], None] = lambda number: None
         self._opens_itself = self._opens_dirs_itself = False
         self.all_stable = fs.is_stable(ROOT_ID)
         self._listings = Listings(fs, self._valid, all_stable=self.all_stable)
+        self.can_prepare = self._listings.can_prepare
         self._handlers: dict[int, Handler] = replies.OUT_OF_HAND | {
             abi.FUSE_INIT: self._init,
             abi.FUSE_LOOKUP: self._lookup,
@@ -97,6 +99,7 @@ class Session:
             abi.FUSE_LISTXATTR: self._listxattr,
             abi.FUSE_STATFS: self._statfs,
             abi.FUSE_ACCESS: self._access,
+            abi.FUSE_INTERRUPT: self._interrupt,
         }
         if not self.all_stable:
             self._handlers[abi.FUSE_FORGET] = self._forget
@@ -132,15 +135,15 @@ class Session:
             _log.debug("a directory could not be prepared", exc_info=True)
             return False
 
-    def may_block(self, request: bytes) -> bool:
-        """Tell whether answering may take long, so that other requests must not wait for it."""
-        if self.all_stable or len(request) < BODY:
-            return False
-        _, opcode, _, node = _in_header(request)
-        try:
-            return opcode in _LOOKS_INSIDE and self._fs.is_slow(node)
-        except OSError:
-            return False  # `handle` says so at once
+    def undelivered(self, request: bytes, reply: Reply) -> None:
+        """Give back what a reply referred to, since the kernel has not taken it."""
+        if self.all_stable or not reply or abi.OUT_HEADER.unpack_from(reply[0])[1]:
+            return
+        opcode = _in_header(request)[1]
+        if opcode == abi.FUSE_LOOKUP:
+            self._fs.adjust_lookups(filter(None, abi.ENTRY_NODE.unpack_from(reply[0])), -1)
+        elif opcode == abi.FUSE_READDIRPLUS:
+            self._fs.adjust_lookups(nodes_in(reply[1]), -1)
 
     def _init(self, unique: int, _node: int, request: bytes) -> Reply:
         major, minor, max_readahead, offered = abi.INIT_IN.unpack_from(request, BODY)
@@ -263,6 +266,10 @@ class Session:
         (mask,) = abi.ACCESS_IN.unpack_from(request, BODY)
         return failed(unique, replies.denial(self._fs_getattr(node).mode, mask))
 
+    def _interrupt(self, _unique: int, _node: int, request: bytes) -> Reply:
+        self.on_interrupt(*abi.INTERRUPT_IN.unpack_from(request, BODY))
+        return ()
+
     def _open(self, unique: int, _node: int, request: bytes) -> Reply:
         (flags,) = abi.OPEN_IN.unpack_from(request, BODY)
         if flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -271,22 +278,6 @@ class Session:
 
     def _opendir(self, unique: int, _node: int, _request: bytes) -> Reply:
         return replies.opened(unique, self._opens_dirs_itself)
-
-
-def number_of(request: bytes) -> int:
-    """Return the number by which the kernel knows a request."""
-    unique: int = _in_header(request)[2]
-    return unique
-
-
-def interrupts(request: bytes) -> int | None:
-    """Return the number of the request that this one interrupts, if that is what it does."""
-    if len(request) < BODY + abi.INTERRUPT_IN.size:
-        return None
-    if _in_header(request)[1] != abi.FUSE_INTERRUPT:
-        return None
-    unique: int = abi.INTERRUPT_IN.unpack_from(request, BODY)[0]
-    return unique
 
 
 def _directory(unique: int, body: bytes, *, too_small: bool) -> Reply:

@@ -1,17 +1,66 @@
-"""Processes that help another one, and end with it.
+"""Processes: helpers that end with the one they help, and how to tell that one is about to end.
 
-Knows nothing of what they do. To be called by the helper, first of all.
+Knows nothing of what they do.
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+def _bit(number: signal.Signals) -> int:
+    return 1 << number - 1
+
+
+_ENDING = sum(
+    map(
+        _bit,
+        (
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGABRT,
+            signal.SIGTERM,
+            signal.SIGKILL,  # the kernel adds it to any other that ends a process
+        ),
+    )
+)
+
+
+def is_to_end(thread: int) -> bool:
+    """Tell whether a thread has been sent a signal that asks to end and has yet to act upon it.
+
+    Of a thread that cannot be looked at, 0 among them, it is assumed.
+    """
+    return bool(_pending(f"{thread}/status") & _ENDING)
+
+
+def is_killed(pid: int) -> bool:
+    """Tell whether a process is being ended, though something in the kernel may hold it up."""
+    return bool(_pending(f"{pid}/task/*/status") & _bit(signal.SIGKILL))
+
+
+def _pending(pattern: str) -> int:
+    """Return the signals that threads have yet to act upon, a bit each; of no thread, all."""
+    found = 0
+    try:
+        texts = [path.read_text() for path in Path("/proc").glob(pattern)]
+    except OSError:
+        return -1
+    for text in texts:
+        fields = dict(line.split(":", 1) for line in text.splitlines())
+        found |= int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return found if texts else -1
+
+
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, or its process."""
+    """Have the kernel kill this process when the thread that started it ends, or its process.
+
+    To be called by the helper, first of all.
+    """
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415
 

@@ -18,6 +18,7 @@ from imagefs.errors import MountError
 from imagefs.fuse import mount as fuse_mount
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
+from imagefs.host.processes import is_killed
 
 _log = logging.getLogger(__name__)
 _OURS = {fuse_mount.FSTYPE}
@@ -91,12 +92,12 @@ class Registry:
     def unmount(self, path: Path, *, lazy: bool = False) -> None:
         """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
 
-        A dead mount is taken away as if `lazy`: who still works in it has nothing to lose. That
+        A dead mount is taken away at once, and who waits for something in it gets an error. That
         the daemon ends is waited for up to _PATIENCE, where it is known which one it is.
         """
         here = self._at(path)
         if lazy or here is None or here.pid is None or not here.alive:
-            unmount(path, lazy=lazy or (here is not None and not here.alive))
+            unmount(path, lazy=lazy, dead=here is not None and not here.alive)
             return
         try:
             daemon = os.pidfd_open(here.pid)
@@ -155,7 +156,7 @@ class Registry:
         return [self._directory / name for name in names if name.endswith(".json")]
 
 
-def unmount(path: Path, *, lazy: bool = False) -> None:
+def unmount(path: Path, *, lazy: bool = False, dead: bool = False) -> None:
     """Take a mount of imagefs away, a dead one too; MountError if it is busy or none."""
     mount = mountinfo.at(path)
     if mount is None:
@@ -165,7 +166,7 @@ def unmount(path: Path, *, lazy: bool = False) -> None:
     if not is_own(mount.owner):
         raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
     try:
-        fuse_mount.unmount(mount, lazy)
+        fuse_mount.unmount(mount, lazy, dead)
     except fuse_mount.MountBusyError as error:
         raise MountError(f"{error}; end that, or use --lazy") from error
 
@@ -197,7 +198,7 @@ def _age(path: Path) -> float:
 
 
 def _is_alive(record: Record) -> bool:
-    return _started(record.pid) == record.started
+    return _started(record.pid) == record.started and not is_killed(record.pid)
 
 
 def _started(pid: int) -> int | None:

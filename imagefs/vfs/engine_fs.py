@@ -4,11 +4,12 @@
     by-id/<12 hex or more>/            the image, as a mount of it alone would show it
 
 Owns the directories above the images: which names there are, asked of the engine at most once a
-second and only while somebody looks, and which images have been loaded. What a look costs that
-time is told by `is_slow`; drivers then answer it in a thread of its own. Used from any thread.
+second and only while somebody looks, and which images have been loaded. Used from any thread;
+whoever waits for the engine may leave meanwhile (`errand.py`).
 """
 
 import errno
+import functools
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, Entry
 from imagefs.image.model import Image
 from imagefs.image.short_id import short_id, short_ids
 from imagefs.vfs import nodeid
+from imagefs.vfs.errand import Errand
 from imagefs.vfs.image_fs import ImageFs
 
 BY_ID = b"by-id"
@@ -78,7 +80,7 @@ class Catalog(ImageFs):
         self._load = load
         self._unload = unload
         self._index_dir = index_dir
-        self._refreshing = threading.Lock()
+        self._asking = Errand(self._ask)
         self._listed: float | None = None
         self._complaint = ""
         self._tell_gone: Callable[[int, bytes], None] = lambda parent, name: None
@@ -127,12 +129,6 @@ class Catalog(ImageFs):
         """See FileSystem; names come and go, an image that is loaded never changes."""
         return bool(node & _IN_LAYER) or self.synthetic.get(node).fixed
 
-    def is_slow(self, node: int) -> bool:
-        """See FileSystem."""
-        if self.is_stable(node):
-            return False
-        return node in self._images or not self._is_fresh()
-
     def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """See FileSystem. What the kernel has of a removed image keeps its layers open."""
         with self._counting:
@@ -173,6 +169,8 @@ class Catalog(ImageFs):
             if entered is None or not entered.lock.acquire(blocking=False):
                 continue
             try:
+                if node not in self._images:
+                    continue
                 if not any(self._held[layer] for layer in self.layers_of(node)):
                     self._removed.discard(node)
                     del self._images[node]
@@ -183,24 +181,23 @@ class Catalog(ImageFs):
                 entered.lock.release()
 
     def _enter(self, node: int) -> None:
-        """Load the image of a by-id directory, unless it is there; wait if it is on its way."""
-        image = self._images[node]
-        attempt = image.attempts
+        """Have the image of a by-id directory loaded, unless it is there."""
+        image = self._images.get(node)
+        if image is not None and not self.synthetic.get(node).fixed:
+            image.loading.wait()
+
+    def _load_into(self, node: int) -> None:
+        image, directory = self._images[node], self.synthetic.get(node)
         with image.lock:
-            if self.synthetic.get(node).fixed:
+            if directory.fixed:
                 return
-            if image.attempts != attempt:
-                # Somebody tried while we waited, and it failed: that was our answer too.
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
             try:
                 self.add_image(self._load(image.id), self._index_dir, node)
             except (ImagefsError, OSError) as error:
                 _log.error("cannot show image %s: %s", short_id(image.id), error)
                 self._unload(image.id)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-            finally:
-                image.attempts += 1
-            self.synthetic.get(node).fixed = True
+            directory.fixed = True
 
     # Names
 
@@ -209,20 +206,19 @@ class Catalog(ImageFs):
 
     def _refresh(self) -> None:
         """Ask for the names, if that was not just done; an engine that is down changes none."""
-        if self._is_fresh():
-            return
-        with self._refreshing:
-            if self._is_fresh():
-                return
-            try:
-                self._enter_names(self._names())
-            except ImagefsError as error:
-                if str(error) != self._complaint:
-                    _log.warning("%s; showing the names as they were", error)
-                self._complaint = str(error)
-            else:
-                self._complaint = ""
-            self._listed = time.monotonic()
+        if not self._is_fresh():
+            self._asking.wait()
+
+    def _ask(self) -> None:
+        try:
+            self._enter_names(self._names())
+        except ImagefsError as error:
+            if str(error) != self._complaint:
+                _log.warning("%s; showing the names as they were", error)
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
+        self._listed = time.monotonic()
 
     def _enter_names(self, names: Names) -> None:
         """Make the directories say what images there are."""
@@ -261,7 +257,12 @@ class Catalog(ImageFs):
         self._find_removed(set(wanted[BY_ID,].values()))
 
     def _find_removed(self, alive: set[int]) -> None:
-        """Have the kernel let go of the images that are no more; they go when it has."""
+        """Have the kernel let go of the images that are no more; they go when it has.
+
+        Of what it had nothing of when they were found removed, it will give nothing back.
+        """
+        self._release()
+        self._free_forgotten()
         parent = self._directories[BY_ID,]
         for node, entered in list(self._images.items()):
             if node in alive:
@@ -293,7 +294,8 @@ class Catalog(ImageFs):
         if node is None:
             made = self.synthetic.directory(self._directory_node((BY_ID,)), fixed=False)
             made.mtime, node = image.created, made.node
-            self._images[node] = _Entered(image.id, name)
+            loading = Errand(functools.partial(self._load_into, node))
+            self._images[node] = _Entered(image.id, name, loading)
             self._by_id[image.id] = node
         return node
 
@@ -331,13 +333,13 @@ class Catalog(ImageFs):
 
 
 class _Entered:
-    """An image's directory below by-id; `attempts` counts the loads that have ended."""
+    """An image's directory below by-id; its `lock` is held while the image comes or goes."""
 
-    def __init__(self, image_id: str, name: bytes) -> None:
+    def __init__(self, image_id: str, name: bytes, loading: Errand) -> None:
         self.id = image_id
         self.name = name
+        self.loading = loading
         self.lock = threading.Lock()
-        self.attempts = 0
 
 
 def _can_be_shown(path: Sequence[bytes]) -> bool:

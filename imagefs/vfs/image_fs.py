@@ -141,7 +141,7 @@ class ImageFs:
 
     def layers_of(self, parent: int) -> set[int]:
         """Return the numbers of the layers that only the image in `parent` has."""
-        others = (tree.layers for node, tree in self._trees.items() if node != parent)
+        others = (tree.layers for node, tree in list(self._trees.items()) if node != parent)
         return set(self._trees[parent].layers).difference(*others)
 
     def remove_image(self, parent: int) -> list[int]:
@@ -297,7 +297,7 @@ class ImageFs:
                     if not row[2] & hidden and len(name) <= NAME_MAX
                 ]
 
-        return Growing(nodes(), partial(self._at, view))
+        return Growing(nodes, partial(self._at, view))
 
     def _at(self, view: View, nodes: Sequence[int]) -> list[Entry]:
         """Return the entries of a directory that lie at some places, in order."""
@@ -479,10 +479,6 @@ class ImageFs:
     def is_stable(self, node: int) -> bool:
         """See FileSystem; an image never changes."""
         return True
-
-    def is_slow(self, node: int) -> bool:
-        """See FileSystem; all layers are indexed."""
-        return False
 
     def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """See FileSystem; the root is stable, and the kernel's references are all one to us."""

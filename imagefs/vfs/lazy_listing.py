@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import overload
 
-from imagefs.filesystem import Entry
+from imagefs.filesystem import Entry, check_asker
 
 WIDE = 4096
 """Entries from which on a directory is worth it."""
@@ -48,13 +48,18 @@ class Wide(Sequence[Entry]):
 class Growing(Sequence[Entry]):
     """Entries that are looked for when somebody asks for them, and kept as numbers.
 
-    `numbers` yields those of some entries at a time, `make` returns the entries of numbers.
+    `numbers` begins to yield those of some entries at a time, `make` returns the entries of
+    numbers. Where the search fails or is interrupted, the next one begins anew, and passes over
+    what is known.
     """
 
     def __init__(
-        self, numbers: Iterator[list[int]], make: Callable[[Sequence[int]], list[Entry]]
+        self,
+        numbers: Callable[[], Iterator[list[int]]],
+        make: Callable[[Sequence[int]], list[Entry]],
     ) -> None:
-        self._numbers: Iterator[list[int]] | None = numbers
+        self._numbers = numbers
+        self._more: Iterator[list[int]] | None = numbers()
         self._known = array("Q")
         self._make = make
         self._lock = Lock()
@@ -62,10 +67,15 @@ class Growing(Sequence[Entry]):
     def _grow(self, until: int | None) -> None:
         """Have so many entries be known, if there are as many; without a number, all."""
         with self._lock:
-            while self._numbers is not None and (until is None or len(self._known) < until):
-                some = next(self._numbers, None)
+            while self._more is not None and (until is None or len(self._known) < until):
+                check_asker()
+                try:
+                    some = next(self._more, None)
+                except BaseException:
+                    self._more = _beyond(len(self._known), self._numbers())
+                    raise
                 if some is None:
-                    self._numbers = None
+                    self._more = None
                 else:
                     self._known.extend(some)
 
@@ -92,3 +102,10 @@ class Growing(Sequence[Entry]):
         while some := self[at : at + WIDE]:
             yield from some
             at += len(some)
+
+
+def _beyond(count: int, parts: Iterator[list[int]]) -> Iterator[list[int]]:
+    """Yield what parts hold behind the first numbers."""
+    for some in parts:
+        yield some[count:]
+        count = max(count - len(some), 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
+from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.records import SPECIAL_NAMES, clean
@@ -104,6 +105,7 @@ class Links:
         found: dict[Place, int] = {}
         for layer in self.pile.layers:
             for link in self.pile.indexes[layer].foreign():
+                check_asker()
                 if walk.steps < 0:
                     return _Counted(found)
                 self._resolve(walk, (layer, link.number), found.get, found)

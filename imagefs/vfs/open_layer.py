@@ -16,6 +16,7 @@ from itertools import count
 from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
+from imagefs.filesystem import check_asker
 from imagefs.host.files import host_errors, open_blob
 from imagefs.image.model import Layer
 from imagefs.index import rows
@@ -183,6 +184,7 @@ class SparseMap:
         self._starts, self._places = array("Q"), array("Q")
         total = reached = place = 0
         while runs := read(len(self._starts) * _STRIDE, (len(self._starts) + 1) * _STRIDE):
+            check_asker()
             self._starts.append(runs[0][0])
             self._places.append(place)
             for start, length in runs:

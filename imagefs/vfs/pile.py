@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeAlias, Union
 from weakref import WeakValueDictionary
 
+from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
@@ -86,6 +87,7 @@ class Piles:
         waiting = [self._find(chain, number)]
         answer: Spot | None = None
         while waiting:
+            check_asker()
             try:
                 wanted = waiting[-1].send(answer)
             except StopIteration as done:

@@ -7,6 +7,7 @@ May be used by many threads.
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
@@ -211,6 +212,7 @@ class MergedView(View):
         return [link for link in self._links.to(inode) if position[link[0]] <= last]
 
     def _is_visible(self, place: Place) -> bool:
+        check_asker()
         layer, number = place
         index = self._pile.indexes[layer]
         row = index.row(number)

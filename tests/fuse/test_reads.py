@@ -3,11 +3,14 @@
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from imagefs.host import mountinfo
+from imagefs.mounts.registry import Registry
 from tests.support.mounted import module_mounted
 from tests.support.tars import layer
 
@@ -117,24 +120,70 @@ def test_who_reads_a_file_here_and_there_is_handed_no_others(tmp_path: Path) -> 
         assert len(reads.read_text().splitlines()) == len(apart)
 
 
-def test_a_file_that_somebody_waits_for_is_not_waited_for(tmp_path: Path) -> None:
-    """Where a store meets a page that another reader has asked for, that reader is answered."""
-    files = {f"f{number:02}": f"f{number:02}\n" for number in range(9)}
-    with counted(tmp_path, layer(files), module="tests.support.colliding") as (mountpoint, reads):
+FILES = {f"f{number:02}": f"f{number:02}\n" for number in range(9)}
+Readers = tuple["subprocess.Popen[str]", "subprocess.Popen[str]"]
+
+
+@contextlib.contextmanager
+def collision(folder: Path) -> Iterator[tuple[Path, Path, Readers]]:
+    """Give mount point, records of reads, and two readers: one waits for a file that is about to be
+    handed over, the other for a READ whose reply waits for that.
+    """
+    with counted(folder, layer(FILES), module="tests.support.colliding") as (mountpoint, reads):
         root = mountpoint / "rootfs"
         subprocess.run(["ls", "-l", root], stdout=subprocess.DEVNULL, check=True)
         command = ["cat", *(f"{root}/f0{number}" for number in range(3))]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one:
-            _await((tmp_path / "asked").exists)
+            _await((folder / "asked").exists)
             command = ["cat", f"{root}/f03"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-                _await(lambda: _waits_for_a_page(other.pid))
-                (tmp_path / "go").touch()
-                assert other.communicate(timeout=PATIENCE)[0] == "f03\n"
-            assert one.communicate(timeout=PATIENCE)[0] == "f00\nf01\nf02\n"
+                _await(lambda: _state(other.pid) == "D")
+                yield mountpoint, reads, (one, other)
+
+
+def test_a_file_that_somebody_waits_for_is_not_waited_for(tmp_path: Path) -> None:
+    """Where a store meets a page that another reader has asked for, that reader is answered."""
+    with collision(tmp_path) as (mountpoint, reads, (one, other)):
+        (tmp_path / "go").touch()
+        assert other.communicate(timeout=PATIENCE)[0] == "f03\n"
+        assert one.communicate(timeout=PATIENCE)[0] == "f00\nf01\nf02\n"
+        assert (tmp_path / "storing").exists()
         assert sorted(reads.read_text().splitlines()) == ["f00", "f01", "f03"]
-        for name, content in files.items():
-            assert (root / name).read_text() == content
+        for name, content in FILES.items():
+            assert (mountpoint / "rootfs" / name).read_text() == content
+
+
+def test_who_waits_for_a_daemon_that_was_killed_is_freed_by_unmount(tmp_path: Path) -> None:
+    """Killed while a store waits for a page, a daemon cannot end, nor can who waits for the page:
+    the connection lives. To unmount ends them all."""
+    with collision(tmp_path) as (mountpoint, _, readers):
+        known = Registry(tmp_path / "records")
+        (live,) = [one for one in known.mounts() if one.mountpoint == str(mountpoint)]
+        pid = live.pid or 0
+        (tmp_path / "frozen").touch()
+        (tmp_path / "go").touch()
+        _await(lambda: "D" in _states(pid))
+        os.kill(pid, signal.SIGKILL)
+        _await(lambda: _states(pid) in (["D"], ["Z", "D"]))
+        time.sleep(0.5)
+        assert _states(pid)[-1] == "D"
+        assert [reader.poll() for reader in readers] == [None, None]
+        (live,) = [one for one in known.mounts() if one.mountpoint == str(mountpoint)]
+        assert not live.alive
+        known.unmount(mountpoint)
+        assert mountinfo.at(mountpoint) is None
+        # The store may yet have brought the second what it waits for.
+        assert [reader.wait(PATIENCE) for reader in readers] in ([1, 1], [1, 0])
+        _await(lambda: _states(pid) in ([], ["Z"]))
+
+
+def _states(pid: int) -> list[str]:
+    """Return the states of a process's threads, the first one's first."""
+    found = []
+    for thread in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
+        with contextlib.suppress(OSError):
+            found.append(_state(thread))
+    return found
 
 
 def _await(happened: Callable[[], bool]) -> None:
@@ -144,6 +193,6 @@ def _await(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _waits_for_a_page(pid: int) -> bool:
-    """Tell whether the process is asleep in the kernel and cannot be disturbed."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+def _state(pid: int) -> str:
+    """Return the state of a thread; D is asleep in the kernel, and not to be disturbed."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -10,7 +10,7 @@ import os
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from imagefs.filesystem import Attr, Entry, FileSystem
 from imagefs.fuse import abi
 from imagefs.fuse.listings import Listings
 from imagefs.fuse.replies import BRIEFLY, FOREVER
-from imagefs.fuse.session import Session, interrupts, number_of
+from imagefs.fuse.session import Session
 from tests.fuzz.targets import unexpected
 from tests.support.memfs import MemFs
 from tests.support.silence import nothing_logged
@@ -166,11 +166,6 @@ class Changing(MemFs):
 
     def is_stable(self, node: int) -> bool:
         return node in (DIR, A)
-
-    def is_slow(self, node: int) -> bool:
-        if node > A:
-            raise OSError(errno.ENOENT, "no such node")
-        return node == LINK
 
 
 def test_init_agrees_on_what_makes_reading_fast() -> None:
@@ -335,7 +330,44 @@ def test_kept_listings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for node in [2 + 5 * number for number in range(9)]:
         assert answer(session, abi.FUSE_READDIRPLUS, node, read_body(0, 4096))[1]
         assert 0 < listings._bytes <= 5000
-        assert sum(part.weight() for part in listings._parts.values()) == listings._bytes
+        kept = [part for parts in listings._parts.values() for part in parts.values()]
+        assert sum(part.weight() for part in kept) == listings._bytes
+
+
+def names_listed(session: Session, opcode: int, node: int) -> int:
+    """Read a directory from its beginning to its end; return how many names it has."""
+    offset = 0
+    head = 152 if opcode == abi.FUSE_READDIRPLUS else 24
+    while body := answer(session, opcode, node, read_body(offset, 1 << 20))[1]:
+        at = 0
+        while at < len(body):
+            _, offset, namelen, _ = struct.unpack_from("<QQII", body, at + head - 24)
+            at += (head + namelen + 7) & ~7
+    return offset - 2
+
+
+@pytest.mark.parametrize("opcode", [abi.FUSE_READDIR, abi.FUSE_READDIRPLUS])
+def test_a_directory_that_shrinks_keeps_no_part_of_what_it_was(
+    opcode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its parts have been dropped for others meanwhile."""
+
+    class Shrinking(Changing):
+        names: Sequence[str] = [f"{number:0200}" for number in range(3000)]
+
+        def listdir(self, node: int) -> Sequence[Entry]:
+            if node != 1:
+                return super().listdir(node)
+            return [Entry(name.encode(), self.getattr(FILE)) for name in self.names]
+
+    fs = Shrinking(TREE)
+    session = Session(fs)
+    assert names_listed(session, opcode, 1) == 3000
+    monkeypatch.setattr(Listings, "MOST_BYTES", session._listings._bytes)
+    assert names_listed(session, opcode, DIR) == 1
+    fs.names = [str(number) for number in range(2100)]
+    assert names_listed(session, opcode, 1) == 2100
+    assert names_listed(session, opcode, DIR) == 1
 
 
 class Counted(MemFs):
@@ -597,30 +629,42 @@ def test_values_out_of_range_become_errors() -> None:
     assert answer(Session(Huge(TREE)), abi.FUSE_GETATTR, FILE, bytes(16)) == (errno.EIO, b"")
 
 
-def test_only_looking_into_slow_directories_may_block() -> None:
-    """Requests that may take long are known before they are answered."""
-    session = Session(Changing(TREE))
-    for opcode in EVERY_BODY:
-        looks = opcode in (
-            abi.FUSE_LOOKUP,
-            abi.FUSE_GETATTR,
-            abi.FUSE_READDIR,
-            abi.FUSE_READDIRPLUS,
-        )
-        assert session.may_block(request(opcode, LINK)) == looks
-        assert not session.may_block(request(opcode, FILE))
-        assert not session.may_block(request(opcode, 999))
-    assert not session.may_block(b"short")
-    assert not Session(MemFs(TREE)).may_block(request(abi.FUSE_LOOKUP, LINK))
+@pytest.mark.parametrize("length", [47, 48, 49])
+def test_interrupts_are_passed_on(length: int) -> None:
+    """INTERRUPT holds the number of the request that is meant, and gets no reply itself."""
+    session = Session(MemFs(TREE))
+    meant: list[int] = []
+    session.on_interrupt = meant.append
+    whole = request(abi.FUSE_INTERRUPT, 0, struct.pack("<Q", 42) + b"\0")
+    assert session.handle(struct.pack("<I", length) + whole[4:length]) == ()
+    assert meant == [42] * (length >= 48)
 
 
-def test_interrupts_name_the_request_they_mean() -> None:
-    """INTERRUPT holds the number of the request that is to end."""
-    interrupt = request(abi.FUSE_INTERRUPT, 0, struct.pack("<Q", 42))
-    assert interrupts(interrupt) == 42
-    assert interrupts(LOOKUP) is None
-    assert interrupts(interrupt[:-1]) is None
-    assert number_of(LOOKUP) == 4
+def test_replies_that_the_kernel_refuses_give_back_what_they_gave() -> None:
+    """LOOKUP and READDIRPLUS are the ones that count references; the others have none."""
+
+    class Counting(Changing):
+        held: Counter[int]
+
+        def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
+            for node in nodes:
+                self.held[node] += count
+
+    fs = Counting({**TREE, **{"x" * length: "" for length in range(8, 256)}})
+    fs.held = Counter()
+    session = Session(fs)
+    for opcode, body in EVERY_BODY.items():
+        for name in (b"file\0", b"nothing\0"):
+            whole = request(opcode, 1, name if opcode == abi.FUSE_LOOKUP else body)
+            reply = session.handle(whole)
+            taken = Counter(fs.held)
+            assert bool(taken) == (
+                opcode == abi.FUSE_READDIRPLUS or (opcode, name) == (abi.FUSE_LOOKUP, b"file\0")
+            ) or opcode in (abi.FUSE_FORGET, abi.FUSE_BATCH_FORGET)
+            if reply:
+                session.undelivered(whole, reply)
+                assert not any(fs.held.values())
+            fs.held.clear()
 
 
 SYSTEMS: dict[str, Callable[[Path], FileSystem]] = {

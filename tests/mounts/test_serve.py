@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.engines import RunningEngine
 from tests.support.gated import SLOW
 from tests.support.mounted import clear, imagefs, module_mounted
 from tests.support.polling import soon
+from tests.support.serving import DRIVERS
 
 SHOWN_WITHIN = 2.0
 IMAGES = 12
@@ -227,16 +229,67 @@ def test_the_mount_answers_while_an_image_is_fetched(tmp_path: Path) -> None:
         assert attempts(folder) == 2
 
 
-def test_a_reader_can_be_interrupted(tmp_path: Path) -> None:
+EVERY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
+
+
+@contextlib.contextmanager
+def gated_by(driver: str, folder: Path) -> Iterator[Path]:
+    """Serve `tests.support.gated` by a driver; give its mount point."""
+    needs.need_fuse(driver)
+    (folder / driver).touch()
+    with gated(folder) as (_, mountpoint):
+        yield mountpoint
+
+
+@EVERY_DRIVER
+def test_a_reader_can_be_interrupted(driver: str, tmp_path: Path) -> None:
     """A signal gets a reader away from a fetch at once; the fetch goes on."""
-    with gated(tmp_path) as (folder, mountpoint):
+    with gated_by(driver, tmp_path) as mountpoint:
         reader = subprocess.Popen(["cat", mountpoint / "slow:1/rootfs/name"])
-        assert soon(lambda: attempts(folder) == 1)
+        assert soon(lambda: attempts(tmp_path) == 1)
         reader.send_signal(signal.SIGINT)
-        assert reader.wait(2) == -signal.SIGINT
-        (folder / "open").touch()
+        assert reader.wait(30) == -signal.SIGINT
+        (tmp_path / "open").touch()
         assert (mountpoint / "slow:1/rootfs/name").read_text() == SLOW
-        assert attempts(folder) == 1
+        assert attempts(tmp_path) == 1
+
+
+@EVERY_DRIVER
+def test_readers_that_were_interrupted_hold_no_image(driver: str, tmp_path: Path) -> None:
+    """It is let go when it is removed, whatever was asked of it while it came."""
+    with gated_by(driver, tmp_path) as mountpoint:
+        readers = [
+            subprocess.Popen([tool, mountpoint / "slow:1/rootfs"], stdout=subprocess.DEVNULL)
+            for tool in ("ls", "stat", "ls", "stat")
+        ]
+        assert soon(lambda: attempts(tmp_path) == 1)
+        # Who looks up the same name waits in the kernel, for the first to be answered.
+        for reader in readers:
+            reader.kill()
+        assert [reader.wait(30) for reader in readers] == [-signal.SIGKILL] * 4
+        (tmp_path / "open").touch()
+        assert (mountpoint / "slow:1/rootfs/name").read_text() == SLOW
+        (tmp_path / "gone").touch()
+        assert soon(lambda: unloaded(mountpoint, tmp_path), 30)
+
+
+def test_libfuse_lets_an_image_go_once_it_is_closed(tmp_path: Path) -> None:
+    """A file that is open of a removed image can be read."""
+    with gated_by("libfuse", tmp_path) as mountpoint:
+        (tmp_path / "open").touch()
+        with (mountpoint / "slow:1/rootfs/name").open() as file:
+            (tmp_path / "gone").touch()
+            assert soon(lambda: len(os.listdir(mountpoint / "by-id")) == 1)
+            time.sleep(1.5)
+            assert not unloaded(mountpoint, tmp_path)
+            assert file.read() == SLOW
+        assert soon(lambda: unloaded(mountpoint, tmp_path), 30)
+
+
+def unloaded(mountpoint: Path, folder: Path) -> bool:
+    """Look into the mount; tell whether the image that went has been let go."""
+    assert "by-id" in os.listdir(mountpoint)
+    return (folder / "unloaded").exists() and (folder / "unloaded").read_text() == SLOW + "\n"
 
 
 def test_a_failed_fetch_is_an_io_error_and_tried_again(tmp_path: Path) -> None:

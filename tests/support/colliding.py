@@ -2,14 +2,19 @@
 
 Run as `python -m tests.support.colliding FOLDER MOUNTPOINT`. The READ of the file f01 leaves
 FOLDER/asked and is answered when there is a file FOLDER/go. That another request waits goes
-unnoticed.
+unnoticed, and nobody takes the lead before a file is being handed over, which leaves
+FOLDER/storing, nor while there is a file FOLDER/frozen.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
 
+from imagefs.fuse import crew, server
+from imagefs.fuse.crew import Crew
 from imagefs.fuse.device import Requests
+from imagefs.fuse.prefetch import Pusher
 from tests.support import counting
 
 PATIENCE = 20
@@ -35,6 +40,29 @@ class Blind(Requests):
         return False
 
 
+class LateCrew(Crew):
+    """Has its leader replaced when `folder` says so."""
+
+    folder: Path
+
+    def _replace(self, request: bytes) -> None:
+        names = os.listdir(self.folder)
+        if "storing" in names and "frozen" not in names:
+            super()._replace(request)
+
+
+class TellingPusher(Pusher):
+    """Leaves a file in `folder` when it hands something over."""
+
+    folder: Path
+
+    def _store(self, node: int, content: bytes | memoryview) -> bool:
+        (self.folder / "storing").touch()
+        return super()._store(node, content)
+
+
 if __name__ == "__main__":
-    counting.server.Requests = Blind  # type: ignore[attr-defined]
+    crew.Requests = Blind  # type: ignore[attr-defined]
+    server.Crew, server.Pusher = LateCrew, TellingPusher  # type: ignore[attr-defined]
+    LateCrew.folder = TellingPusher.folder = Path(sys.argv[1])
     counting.main(Path(sys.argv[1]), Path(sys.argv[2]), CollidingFs)

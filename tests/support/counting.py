@@ -2,7 +2,8 @@
 
 Run as `python -m tests.support.counting FOLDER MOUNTPOINT`; FOLDER holds the layers as 0.tar,
 1.tar, ..., which are read in place, or, where it has a file `stored`, as layers of the cache.
-Each READ leaves the first bytes of what was read as a line in FOLDER/reads.
+Each READ leaves the first bytes of what was read as a line in FOLDER/reads; the record of the mount
+is in FOLDER/records.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from imagefs.fuse import server
 from imagefs.fuse.mount import MountOptions
 from imagefs.host.mount_point import hold
+from imagefs.mounts.registry import Registry
 from imagefs.vfs.image_fs import ImageFs
 from tests.support.tars import image_of
 
@@ -40,10 +42,13 @@ def main(folder: Path, mountpoint: Path, kind: type[CountingFs] = CountingFs) ->
     fs = kind(folder)
     fs.add_image(image, folder)
 
+    point = hold(mountpoint)
+
     def ready() -> None:
+        Registry(folder / "records").add("counting", point)
         os.write(1, b"ready\n")
 
-    server.serve(fs, hold(mountpoint), MountOptions(), ready)
+    server.serve(fs, point, MountOptions(), ready)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A catalog of two images whose loading a test can hold up or make fail, mounted for real.
 
 Run as `python -m tests.support.gated FOLDER MOUNTPOINT`. An image is loaded when FOLDER/open
-exists; it fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts.
+exists; it fails for as long as FOLDER/broken does. Each attempt leaves a line in FOLDER/attempts,
+each image that is let go one in FOLDER/unloaded. The slow one is gone when FOLDER/gone exists. The
+driver is libfuse if FOLDER/libfuse exists.
 """
 
 import os
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from imagefs.engine.api import ListedImage
 from imagefs.errors import EngineError
-from imagefs.fuse import server
+from imagefs.fuse import libfuse, server
 from imagefs.fuse.mount import MountOptions
 from imagefs.host.mount_point import hold
 from imagefs.image.model import Image
@@ -36,12 +38,21 @@ def main(folder: Path, mountpoint: Path) -> None:
 
     index_dir = folder / "index"
     index_dir.mkdir(exist_ok=True)
-    catalog = Catalog(lambda: NAMES, load, index_dir)
+
+    def names() -> list[ListedImage]:
+        return NAMES[(folder / "gone").exists() :]
+
+    def unload(image_id: str) -> None:
+        with (folder / "unloaded").open("a") as unloaded:
+            unloaded.write(image_id + "\n")
+
+    catalog = Catalog(names, load, index_dir, unload)
+    driver = libfuse if (folder / "libfuse").exists() else server
 
     def ready() -> None:
         os.write(1, b"ready\n")
 
-    server.serve(catalog, hold(mountpoint), MountOptions(), ready)
+    driver.serve(catalog, hold(mountpoint), MountOptions(), ready)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
+from imagefs.filesystem import (
+    NAME_MAX,
+    ROOT_ID,
+    Attr,
+    Entry,
+    ReadaheadCandidates,
+    Statfs,
+    check_asker,
+)
 from tests.support.tars import Dir, File, Node
 
 _TYPES = {
@@ -143,9 +151,6 @@ class MemFs:
     def is_stable(self, node: int) -> bool:
         return True
 
-    def is_slow(self, node: int) -> bool:
-        return False
-
     def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
         """Nothing here waits for the kernel to let go of it."""
 
@@ -157,7 +162,9 @@ class LiveFs(MemFs):
     """A tree that changes: steered by what lies in a folder of the host.
 
     `changing/` has the names of `<control>/names/`. Looking into `slow/` takes until there is a
-    file `<control>/gate`. `calm/` never changes.
+    file `<control>/gate`, even for who has left if there is a `<control>/stubborn`. `calm/` never
+    changes. What the kernel refers to is noted in `<control>/references`: a line has a node and a
+    count.
     """
 
     def __init__(self, control: Path) -> None:
@@ -165,6 +172,7 @@ class LiveFs(MemFs):
             {"changing/": "", "slow/": "", "slow/inside": "at last", "calm/": "", "calm/file": "."}
         )
         self._names = control / "names"
+        self._control = control
         self._gate = control / "gate"
         self._changing, self._slow, self._calm = map(self.find, ("changing", "slow", "calm"))
 
@@ -199,10 +207,25 @@ class LiveFs(MemFs):
     def is_stable(self, node: int) -> bool:
         return node >= self._calm and node <= 1_000_000
 
-    def is_slow(self, node: int) -> bool:
-        return node == self._slow and not self._gate.exists()
-
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
         while not self._gate.exists() and time.monotonic() < deadline:
+            if not (self._control / "stubborn").exists():
+                check_asker()
             time.sleep(0.01)
+
+    def adjust_lookups(self, nodes: Iterable[int], count: int) -> None:
+        with (self._control / "references").open("a") as file:
+            file.writelines(f"{node} {count}\n" for node in nodes)
+
+
+class StuckFs(LiveFs):
+    """A tree that never changes, where reading `slow/inside` and what LiveFs calls slow is."""
+
+    def read(self, node: int, offset: int, size: int) -> bytes:
+        if node == self.find("slow/inside"):
+            self._wait()
+        return super().read(node, offset, size)
+
+    def is_stable(self, node: int) -> bool:
+        return True

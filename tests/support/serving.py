@@ -21,7 +21,7 @@ from imagefs.filesystem import FileSystem
 from imagefs.fuse.mount import MountOptions
 from imagefs.host.mount_point import hold
 from tests.support import conformance
-from tests.support.memfs import LiveFs, MemFs
+from tests.support.memfs import LiveFs, MemFs, StuckFs
 from tests.support.mounted import clear
 from tests.support.needs import need_fuse, unavailable
 from tests.support.tars import File, fs_of, layer
@@ -110,6 +110,10 @@ def _live() -> FileSystem:
     return LiveFs(Path(os.environ[CONTROL]))
 
 
+def _stuck() -> FileSystem:
+    return StuckFs(Path(os.environ[CONTROL]))
+
+
 def _image() -> FileSystem:
     folder = Path(tempfile.mkdtemp(dir=os.environ[CONTROL]))
     return fs_of([layer(conformance.CONTENT)], folder, "rootfs")
@@ -128,6 +132,7 @@ TREES: dict[str, Callable[[], FileSystem]] = {
     "conformance": functools.partial(MemFs, conformance.CONTENT),
     "image": _image,
     "live": _live,
+    "stuck": _stuck,
     "many": functools.partial(_many, 600, 100),
     "large": lambda: MemFs({"large": File(bytes(range(256)) * (1 << 20))}),
     "wide": functools.partial(_many, 1, 100_000),
