@@ -86,6 +86,11 @@ def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _in_time(find, incomplete) or [_FILES]
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a file of this machine."""
+    return [_FILES]
+
+
 def directories(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
