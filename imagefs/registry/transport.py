@@ -85,7 +85,7 @@ class Transport:
 
     def _speaks_tls(self, host: str, port: int) -> bool:
         """Tell whether somebody on this machine speaks TLS; a certificate is not looked at."""
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
             with (
@@ -230,9 +230,10 @@ class Transport:
                 if self._options.insecure:
                     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
                     session.verify = False
-                context = tls.context_for(place, self._options, self._environ)
-                session.mount("https://", Adapter(context))
-                session.mount("http://", Adapter(None))
+                secure = origin.startswith("https:")
+                # To read all authorities takes a while.
+                context = tls.context_for(place, self._options, self._environ) if secure else None
+                session.mount(f"{origin}/", Adapter(context))
                 self._sessions[origin] = session
             return self._sessions[origin]
 

@@ -18,8 +18,11 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import requests
+
 from tests.support.engines import end
 from tests.support.needs import SETPRIV, need_tool
+from tests.support.samples import OCI, Layout
 
 REGISTRY = "/usr/bin/docker-registry"
 USER, PASSWORD = "gardener", "c0rrect-h0rse"
@@ -45,6 +48,32 @@ class RunningRegistry:
         done = subprocess.run(command, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return target
+
+    def put(self, name: str, layout: Layout) -> str:
+        """Push what the index of an OCI layout lists first, with all below it, as it stands."""
+        repository, _, tag = name.partition(":")
+        base = f"http://{self.place}/v2/{repository}"
+        index = json.loads(layout["index.json"] or b"")
+        self._put(base, layout, index["manifests"][0]["digest"], tag)
+        return f"docker://{self.place}/{name}"
+
+    def _put(self, base: str, layout: Layout, digest: str, reference: str) -> None:
+        content = layout[f"blobs/sha256/{digest[7:]}"]
+        assert isinstance(content, bytes)
+        said = json.loads(content)
+        for below in said.get("manifests", []):
+            self._put(base, layout, below["digest"], below["digest"])
+        for blob in filter(None, [said.get("config"), *said.get("layers", [])]):
+            place = requests.post(f"{base}/blobs/uploads/", timeout=60).headers["Location"]
+            data = layout[f"blobs/sha256/{blob['digest'][7:]}"]
+            query = {"digest": blob["digest"]}
+            answer = requests.put(place, data=data, params=query, timeout=60)
+            assert answer.ok, answer.text
+        kind = f"{OCI}.{'index' if 'manifests' in said else 'manifest'}.v1+json"
+        headers = {"Content-Type": said.get("mediaType", kind)}
+        url = f"{base}/manifests/{reference}"
+        answer = requests.put(url, data=content, headers=headers, timeout=60)
+        assert answer.ok, answer.text
 
     def asked(self, kind: str = "blobs") -> list[str]:
         """Return which manifests or blobs clients have had, in order; redirected or not."""
