@@ -126,7 +126,8 @@ def _engine(name: str, text: str) -> EngineReference:
 def _registry(text: str) -> RegistryReference:
     said = text.removeprefix(REGISTRY_TRANSPORT)
     match = _NAME.fullmatch(said)
-    if match is None and "@" in said.partition("/")[0]:
+    by_digest = said.rpartition("@")[2].startswith(("sha256:", "sha512:"))
+    if match is None and "@" in said.partition("/")[0] and not by_digest:
         # Not shown: it may be a password.
         raise UsageError(
             "docker:// takes no user and no password; `podman login` and `docker login` keep them"

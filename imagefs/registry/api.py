@@ -161,7 +161,7 @@ class Registry:
             at = start if _is_range_from(response, start, blob.size) else 0
             promised = answers.length(response)
             if promised is not None and promised != blob.size - at:
-                raise CorruptArchive(
+                raise RegistryError(
                     f"{self.reference}: {blob.where} should have {blob.size} bytes,"
                     f" and {answers.host(response)} has {promised + at}"
                 )
@@ -171,7 +171,7 @@ class Registry:
                 again = min(max(0, start - at), len(chunk))
                 at += len(chunk)
                 if at > blob.size:
-                    raise CorruptArchive(
+                    raise RegistryError(
                         f"{self.reference}: {blob.where} goes on beyond its {blob.size} bytes"
                     )
                 if again < len(chunk):

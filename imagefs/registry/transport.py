@@ -123,7 +123,7 @@ class Transport:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise RegistryError(f"{self.place} names an address that is none") from error
+            raise self._no_address() from error
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
             raise RegistryError(f"{self.place} names an address that is not for HTTP: {shown(url)}")
@@ -134,6 +134,9 @@ class Transport:
                 f"{self.place} leads to plain HTTP, which is not safe: {shown(url)}"
             )
         return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+
+    def _no_address(self) -> RegistryError:
+        return RegistryError(f"{self.place} names an address that is none")
 
     def ask(
         self,
@@ -185,7 +188,10 @@ class Transport:
             response.close()
             if form is not None or not location:
                 raise RegistryError(f"{asked} is redirected, and should not be")
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise self._no_address() from error
             if (origin := self.check(url)) != first:
                 # Not even when the way leads back.
                 authorization = None
@@ -212,10 +218,13 @@ class Transport:
             raise RegistryError(_tls_failure(host, innermost(error))) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
             raise RegistryError(f"{self.place}: {shown(url)} cannot be asked for") from error
-        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:
             raise RegistryUnreachable(
                 f"no registry answers at {host}: {innermost(error)}"
             ) from error
+        except ValueError as error:
+            # requests looks at where a redirect leads, though it is not to follow it.
+            raise self._no_address() from error
         self._open.add(response)
         return response
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,12 +81,13 @@ class RunningRegistry:
         pattern = rf'"GET /v2/\S+/{kind}/(\S+) HTTP/1.1" 20[06] '
         return re.findall(pattern, self.log.read_text("utf-8", "replace"))
 
-    def sent(self) -> int:
-        """Return how many bytes of blobs the registry has sent."""
-        found = re.findall(
-            r'"GET /v2/\S+/blobs/\S+ HTTP/1.1" 20[06] (\d+)', self.log.read_text("utf-8", "replace")
-        )
-        return sum(map(int, found))
+    def sent(self, repository: str) -> dict[str, int]:
+        """Return how many bytes of each blob of a repository the registry has sent."""
+        pattern = rf'"GET /v2/{repository}/blobs/(\S+) HTTP/1.1" 20[06] (\d+)'
+        total: Counter[str] = Counter()
+        for blob, count in re.findall(pattern, self.log.read_text("utf-8", "replace")):
+            total[blob] += int(count)
+        return dict(total)
 
 
 @contextmanager
