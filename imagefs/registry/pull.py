@@ -44,7 +44,9 @@ def pull(layers: Sequence[RemoteLayer], registry: Registry, context: IngestConte
     if context.indexer is not None:
         context.indexer.begin()
     with ThreadPoolExecutor(AT_A_TIME, "imagefs-pull") as pool:
-        futures = [pool.submit(_Pull(layer, registry, context).run) for layer in layers]
+        # The largest first, so that none is left alone at the end.
+        order = sorted(layers, key=lambda layer: -layer.blob.size)
+        futures = [pool.submit(_Pull(layer, registry, context).run) for layer in order]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
