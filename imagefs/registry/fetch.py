@@ -69,9 +69,8 @@ def ensure_image(source: Source) -> Image:
             progress.warn(f"{error}; using {reference} as it was when last pulled")
             return last
         image = _pulled(found, registry, source)
-    for key in (reference.name, _pinned(reference, digest)):
-        name = references.familiar(reference.name)
-        source.context.store.remember(_key(source, key), image.id, name)
+    for name in (reference.name, _pinned(reference, digest)):
+        source.context.store.remember(_key(source, name), image.id, references.familiar(name))
     return image
 
 

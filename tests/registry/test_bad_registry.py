@@ -4,8 +4,11 @@ nothing kept, and no secret told to anybody else."""
 import base64
 import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,9 @@ from tests.support.badregistry import (
     served,
     wants,
 )
-from tests.support.mounted import imagefs
+from tests.support.mounted import COMMAND, imagefs
 from tests.support.opening import opened
+from tests.support.polling import soon
 from tests.support.registries import PASSWORD, USER, auth_file
 from tests.support.samples import SampleImage, digest, gz
 from tests.support.tars import File, layer
@@ -66,6 +70,7 @@ def elsewhere() -> Iterator[BadRegistry]:
 def known_to(server: BadRegistry, home: Path) -> str:
     """Have credentials for a registry; return the reference of its image."""
     auth_file(home / ".config/containers/auth.json", server.place)
+    (home / ".netrc").write_text(f"machine localhost login {USER} password {PASSWORD}\n")
     return f"docker://{server.place}/team/app:v1"
 
 
@@ -537,6 +542,21 @@ def issuing(*tokens: str) -> Answer:
     return in_turn(*(answer(json.dumps({"token": token}).encode()) for token in tokens))
 
 
+def test_digests_by_sha512(home: Path, store: Store) -> None:
+    """They are checked like others; the store, which goes by SHA-256, knows layers by both."""
+    image = replace(IMAGE, algorithm="sha512")
+    with BadRegistry(served(image)) as bad:
+        source = known_to(bad, home)
+        for _ in range(2):
+            made = opened(source, store)
+            assert [layer.diff_id for layer in made.layers] == image.diff_ids
+        layer_asked = [one for one in bad.asked if digest(BLOB, "sha512") in one.path]
+        assert len(layer_asked) == 1
+        bad.answers[f"/blobs/{digest(BLOB, 'sha512')}"] = answer(OTHER)
+        with pytest.raises(CorruptArchive, match="layer 0 should have the digest sha512"):
+            opened(source, Store(home / "another"))
+
+
 def test_a_token_that_runs_out_in_the_middle(
     home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -586,6 +606,38 @@ def test_a_token_that(
             opened(known_to(bad, home), store)
     said(error, store)
     count("registries that misbehave: tokens", 1)
+
+
+def test_keys_to_storage_are_not_logged(home: Path) -> None:
+    """--debug tells much, but not what a redirect has behind its question mark."""
+    with BadRegistry({**served(IMAGE), LAYER: redirect("/stored?key=s3cret")}) as bad:
+        bad.answers["/stored"] = in_turn(answer(BLOB[:9], "403 Forbidden"), answer(BLOB))
+        source = known_to(bad, home)
+        failed, done = (imagefs("--debug", "fetch", source) for _ in range(2))
+    assert (failed.returncode, done.returncode) == (1, 0)
+    assert "answered 403" in failed.stderr
+    assert "s3cret" not in failed.stderr + done.stderr
+
+
+def test_interrupted(home: Path, store: Store) -> None:
+    """Ctrl-C ends a pull that stalls at once, and leaves nothing that is not whole."""
+
+    def stalling(asked: Asked) -> Iterator[bytes]:
+        yield from cut(BLOB, HALF)
+        time.sleep(25)
+
+    with BadRegistry({**served(IMAGE), LAYER: stalling}) as bad:
+        source = known_to(bad, home)
+        environment = {**os.environ, "IMAGEFS_CACHE": str(store.root)}
+        process = subprocess.Popen(
+            [*COMMAND, "fetch", "--quiet", source], stderr=subprocess.PIPE, env=environment
+        )
+        assert soon(lambda: any(asked.path.endswith(LAYER) for asked in bad.asked), 60)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=20)
+    assert (process.returncode, words.strip()) == (130, b"imagefs: interrupted")
+    assert (store.layer_ids(), list(store.work_dir.iterdir())) == ([], [])
 
 
 def test_the_commands_fail_with_one_line(home: Path) -> None:

@@ -16,6 +16,7 @@ from imagefs.image.model import Image
 from imagefs.image.options import SourceOptions
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, inspect, open_image
+from imagefs.store import upkeep
 from imagefs.store.store import Store
 from tests.support import producers, samples
 from tests.support.mounted import COMMAND, imagefs, mounted
@@ -182,6 +183,29 @@ def test_no_such_image(open_registry: RunningRegistry) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"{source}: there is no such image" in done.stderr
+
+
+def test_names_in_the_cache(open_registry: RunningRegistry, store: Store) -> None:
+    """An image is listed by the tag that means it, and by no tag that has moved on."""
+    source = open_registry.put("names/app:v1", samples.oci_layout(IMAGE))
+    first = opened(source, store)
+    open_registry.put("names/app:v1", samples.oci_layout(OTHER))
+    second = opened(source, store)
+    name = source.removeprefix("docker://")
+    names = {image.id: image.names for image in upkeep.contents(store).images}
+    assert name in names[second.id]
+    assert name not in names[first.id]
+    assert first.names == second.names == (name,)
+
+
+def test_no_proxy_for_this_machine(
+    open_registry: RunningRegistry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on this machine is asked without the environment's proxy."""
+    source = open_registry.put("proxy/app:v1", samples.oci_layout(IMAGE))
+    for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert opened(source, store).id == digest(IMAGE.config)
 
 
 def test_a_layer_that_is_too_large(open_registry: RunningRegistry, store: Store) -> None:

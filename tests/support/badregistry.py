@@ -150,7 +150,7 @@ def served(image: SampleImage, manifest: bytes | None = None) -> dict[str, Answe
     return {
         "/manifests/v1": answer(said, Docker_Content_Digest=digest(said)),
         f"/manifests/{digest(said)}": answer(said),
-        **{f"/blobs/{digest(blob)}": _good(blob) for blob in blobs},
+        **{f"/blobs/{digest(blob, image.algorithm)}": _good(blob) for blob in blobs},
     }
 
 
