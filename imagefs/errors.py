@@ -1,4 +1,4 @@
-"""What can go wrong, told apart by who is at fault: the caller, the engine, the archive, the host.
+"""What can go wrong, told apart by who is at fault: caller, engine, registry, archive, host.
 
 Every message is one line that names the thing at fault and, where there is one, the remedy.
 `ImagefsError` is never raised itself. The command line turns a `UsageError` into exit status 2
@@ -35,6 +35,14 @@ class EngineUnreachable(EngineError):
 
 class ImageNotFound(EngineError):
     """The engine, or the archive, has no image of that name."""
+
+
+class RegistryError(ImagefsError):
+    """The registry refused, answered nonsense, or stopped in the middle."""
+
+
+class RegistryUnreachable(RegistryError):
+    """Nobody answers at the registry's address, or it has no time for us."""
 
 
 class CorruptArchive(ImagefsError):

@@ -1,9 +1,12 @@
 """How long work says what it does while it runs: its phase, its bytes, notes about what happened.
 
 Owns the interface, and the way to say nothing but warnings. Knows nothing of the work. `advance`
-may be called from any thread, and often; the rest belongs to the thread that runs the work.
+may be called from any thread, and often; so may `part` and `note`; the rest belongs to the thread
+that runs the work.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 from imagefs.text import printable
@@ -17,6 +20,12 @@ class Progress(Protocol):
 
     def advance(self, count: int) -> None:
         """Note that `count` more bytes of the phase are done."""
+
+    def part(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Show a part of the phase while the block runs; `total` bytes of the phase are its own.
+
+        What the block is given notes that so many more of them are done.
+        """
 
     def note(self, text: str) -> None:
         """Pass on something that is worth knowing, such as waiting for another process."""
@@ -36,6 +45,11 @@ class Silent:
 
     def advance(self, count: int) -> None:
         """Say nothing."""
+
+    @contextmanager
+    def part(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Say nothing of the part; its bytes are the phase's."""
+        yield self.advance
 
     def note(self, text: str) -> None:
         """Say nothing."""

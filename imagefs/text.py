@@ -1,4 +1,4 @@
-"""What is printed: words of strangers that no terminal obeys, and sizes for people.
+"""What is printed: words of strangers that no terminal obeys, sizes and times for people.
 
 Pure. Any thread may call it.
 """
@@ -23,6 +23,14 @@ def printable(words: str) -> str:
         else letter.encode("unicode_escape", "surrogatepass").decode()
         for letter in words
     )
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time for people: 8 s, 3 min, 2 h."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def size_text(count: int) -> str:

@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from imagefs.image.options import SourceOptions
+from imagefs.image.reference import REGISTRY_TRANSPORT
 from imagefs.progress import Silent
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _in_time(find, incomplete) or [_FILES]
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a file of this machine."""
+    return [_FILES]
+
+
 def directories(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -153,7 +159,8 @@ def _request(ctx: click.Context) -> "SourceRequest":
     given = {field.name: ctx.params.get(field.name) for field in fields(SourceOptions)}
     # While an option's value is being typed, click has not told arguments apart yet.
     source = ctx.params.get("source") or ctx.args[0]
-    if source == "-":
+    # Nobody wants a registry asked, or a helper that keeps passwords, at each key.
+    if source == "-" or source.startswith(REGISTRY_TRANSPORT):
         raise _TakesLong
     options = SourceOptions(**{name: one for name, one in given.items() if one is not None})
     return SourceRequest(source, options)

@@ -187,7 +187,7 @@ def cli(debug: bool) -> None:
     """Mount container images as read-only directory trees, without extracting them.
 
     SOURCE is an archive (docker save, OCI, ...), a directory with an OCI layout, - for standard
-    input, or the name or id of an image of the engine.
+    input, the name or id of an image of the engine, or docker://NAME for one of a registry.
     """
     global _debug  # noqa: PLW0603 - how errors are shown is the process's own
     _debug = debug

@@ -12,8 +12,10 @@ from typing import NoReturn
 from imagefs.errors import UsageError
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
-WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
-FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
+WITH_VALUE = (
+    *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes", "tls_ca"),
+)
+FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all", "plain_http", "insecure")
 # Options that undo others; the last word counts.
 _OPPOSITES = {
     "exec": "noexec",

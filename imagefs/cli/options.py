@@ -83,8 +83,20 @@ _ENGINE = (
         help="What a layer may come to in the cache; 64G by default.",
     ),
 )
+_REGISTRY = (
+    click.option(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="More authorities that may vouch for a registry (PEM).",
+        **completed("files"),
+    ),
+    click.option("--plain-http", is_flag=True, help="Speak to a registry without TLS."),
+    click.option("--insecure", is_flag=True, help="Do not verify a registry's certificate."),
+)
 _LOOKING = (
     *_ENGINE,
+    *_REGISTRY,
     click.option("--keep-going", is_flag=True, help="Make do with damaged or missing layers."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
 )

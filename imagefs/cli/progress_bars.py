@@ -5,12 +5,12 @@ Owns the bar on a terminal and the plain lines elsewhere; none says what a termi
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from imagefs.progress import Progress, Silent
-from imagefs.text import printable, size_text
+from imagefs.text import duration_text, printable, size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -45,6 +45,14 @@ class Lines(Silent):
         if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
             self._report()
 
+    @contextmanager
+    def part(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Write a line when the part is done."""
+        since = time.monotonic()
+        yield self.advance
+        rate = size_text(int(total / max(time.monotonic() - since, 0.001)))
+        self._line(f"{self._text}: {text}, {size_text(total)}, {rate}/s")
+
     def note(self, text: str) -> None:
         """Write the note as a line."""
         self._line(text)
@@ -60,7 +68,9 @@ class Lines(Silent):
         seconds = max(self._said - self._since, 0.001)
         of = f" of about {size_text(self._total)}" if self._total else ""
         rate = size_text(int(self._done / seconds))
-        self._line(f"{self._text}: {size_text(self._done)}{of}, {rate}/s")
+        rest = max(0, (self._total or 0) - self._done) * seconds / self._done
+        left = f", about {duration_text(rest)} left" if rest >= 1 else ""
+        self._line(f"{self._text}: {size_text(self._done)}{of}, {rate}/s{left}")
 
     def _line(self, text: str) -> None:
         self._out.write(f"imagefs: {printable(text)}\n")
@@ -84,6 +94,20 @@ class Bar:
         """Move the bar."""
         if self._task is not None:
             self._bars.advance(self._task, count)
+
+    @contextmanager
+    def part(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Draw a bar of its own below that of the phase."""
+        task = self._bars.add_task("  " + printable(text), total=total)
+
+        def advance(count: int) -> None:
+            self._bars.advance(task, count)
+            self.advance(count)
+
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(task)
 
     def note(self, text: str) -> None:
         """Write the note above the bar."""
@@ -119,6 +143,7 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
         rich.DownloadColumn(),
         rich.TransferSpeedColumn(),
         rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
     )
     with rich.Progress(*columns, console=Console(file=stream), transient=True) as bars:
         yield Bar(bars)

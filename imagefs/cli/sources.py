@@ -19,6 +19,7 @@ from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NoHomeError
 from imagefs.image import reference
+from imagefs.image.model import Image, Layer
 from imagefs.image.options import SourceOptions
 from imagefs.image.reference import ArchiveReference
 from imagefs.index import cache as index_cache
@@ -26,6 +27,9 @@ from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store, default_root
 from imagefs.text import size_text
+from imagefs.vfs import layers_txt
+from imagefs.vfs.layers_txt import LayerSummary
+from imagefs.vfs.links import links_of
 
 
 @click.command()
@@ -34,25 +38,49 @@ from imagefs.text import size_text
 @source_options
 def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -> None:
     """List an image's layers, bottom to top."""
-    from imagefs.vfs import layers_txt  # noqa: PLC0415
-    from imagefs.vfs.links import links_of  # noqa: PLC0415
-
-    store = Store()
+    request, store = SourceRequest(source, options), Store()
     with reporter(quiet=quiet) as progress:
-        image = opening.open_image(SourceRequest(source, options), store, progress)
-        index_cache.ensure(image.layers, store.index_dir)
-    indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
-    found = layers_txt.summaries(image, links_of(indexes))
+        described = opening.not_pulled(request, store, progress)
+        if described is not None:
+            found = _foreseen(described)
+        else:
+            image = opening.open_image(request, store, progress)
+            index_cache.ensure(image.layers, store.index_dir)
+            indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
+            found = layers_txt.summaries(image, links_of(indexes))
     if as_json:
         output.show_json([one._asdict() for one in found])
         return
+    sizes = [layer.size for layer in described.layers] if described else []
     output.show_table(
         ("DIRECTORY", "SIZE", "FILES", "WHITEOUTS", "CREATED BY"),
         [
-            (one.directory, size_text(one.size), one.files, one.whiteouts, one.created_by)
-            for one in found
+            (
+                one.directory,
+                f"{size_text(sizes[number] or 0)} packed" if sizes else size_text(one.size or 0),
+                *("?" if known is None else known for known in (one.files, one.whiteouts)),
+                one.created_by,
+            )
+            for number, one in enumerate(found)
         ],
     )
+    if described is not None:
+        output.show_lines(
+            ["", "What is marked with ? is known once `imagefs fetch` has pulled it."]
+        )
+
+
+def _foreseen(image: opening.InspectedImage) -> list[LayerSummary]:
+    """Return what is known of the layers of an image that is not here yet."""
+    layers = tuple(Layer(one.diff_id, None, created_by=one.created_by) for one in image.layers)
+    names = Image(image.id, image.names, b"", b"", layers).layer_names()
+    return [
+        LayerSummary(
+            *(name, one.diff_id, None, None, None, one.created_by),
+            notes=(f"not pulled: {one.size} bytes, packed as {one.digest}",),
+        )
+        for name, one in zip(names, image.layers, strict=True)
+    ]
 
 
 @click.command(short_help="Show what a source holds.")
@@ -62,7 +90,6 @@ def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -
 def inspect(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -> None:
     """Show what a source holds: format, images, platforms, labels, layers and their digests."""
     request = SourceRequest(source, options)
-
     with reporter(quiet=quiet) as progress, _store_to_look(request) as store:
         found = opening.inspect(request, store, progress)
     if as_json:
@@ -71,6 +98,8 @@ def inspect(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) 
     output.show_lines([f"Format: {found.format}"])
     for image in found.images:
         output.show_lines(["", *_described(image), *_layers_described(image.layers)])
+    if found.others:
+        output.show_lines(["", *(_listed(one) for one in found.others)])
 
 
 @contextlib.contextmanager
@@ -98,8 +127,11 @@ def _described(image: opening.InspectedImage) -> Iterator[str]:
         yield f"Problem: {image.problem}"
 
 
-def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]:
+def _listed(one: opening.ListedManifest) -> str:
+    return f"Also: {one.digest}, {one.artifact or one.platform or 'unknown platform'}"
 
+
+def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]:
     for number, one in enumerate(layers):
         size = "missing" if one.size is None else size_text(one.size)
         yield f"Layer {number:02}: {one.diff_id or 'unknown'}, {size}, {one.created_by or '-'}"

@@ -1,6 +1,7 @@
 """What may be asked of a source, whatever its kind: one value all the way."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagefs.image.model import MAX_LAYER_BYTES
 
@@ -13,6 +14,9 @@ class SourceOptions:
     images by tag, id prefix or position, `platform` one of several platforms. With `keep_going`
     damaged layers are made do with, with `verify` layers that are read in place have their
     digests checked. One layer that comes into the store may have `max_layer_bytes`.
+
+    Registries: `tls_ca` is a file of further authorities, with `plain_http` HTTP is spoken without
+    TLS, with `insecure` certificates are not verified.
     """
 
     host: str | None = None
@@ -21,3 +25,6 @@ class SourceOptions:
     keep_going: bool = False
     verify: bool = False
     max_layer_bytes: int = MAX_LAYER_BYTES
+    tls_ca: Path | None = None
+    plain_http: bool = False
+    insecure: bool = False

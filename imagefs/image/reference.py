@@ -1,4 +1,4 @@
-"""What the user typed as SOURCE: an archive of this host, an image of an engine, or standard input.
+"""What the user typed as SOURCE: an archive, standard input, an image of an engine or a registry.
 
 Owns the syntax of references: the transports of containers-transports(5) and the names and ids
 that engines use. It looks at the file system once, to tell a path from an image name, and never
@@ -13,6 +13,9 @@ from pathlib import Path
 from imagefs.errors import UsageError
 
 ENGINE_TRANSPORT = "docker-daemon"
+REGISTRY_TRANSPORT = "docker://"
+DEFAULT_DOMAIN = "docker.io"
+"""The registry of names that say none, as the docker command has it."""
 PATH_TRANSPORTS = ("docker-archive", "oci-archive", "oci", "dir")
 """Transports that name a path; what it holds is told by content all the same."""
 
@@ -33,24 +36,50 @@ class ArchiveReference:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryReference:
+    """An image of a registry: `digest` of `repository` at `domain`, or what `tag` means there.
+
+    `domain` is `HOST[:PORT]` as people write it.
+    """
+
+    domain: str
+    repository: str
+    tag: str
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """The whole name, with nothing left out."""
+        mark = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return f"{self.domain}/{self.repository}{mark}"
+
+    def __str__(self) -> str:
+        return REGISTRY_TRANSPORT + self.name
+
+
+@dataclass(frozen=True, slots=True)
 class StdinReference:
     """An archive on standard input."""
 
 
-Reference = EngineReference | ArchiveReference | StdinReference
+Reference = EngineReference | ArchiveReference | RegistryReference | StdinReference
 
 _PATH_MAX = 4095
 """Bytes of a path that Linux takes (limits.h counts a NUL more)."""
 _SHOWN = 60
+_MAX_REPOSITORY = 255
+"""Letters of a repository's whole name, by distribution/reference."""
 
 # The grammar of distribution/reference: [domain[:port]/]component{/component}[:tag][@digest].
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
+_TAG = r"[\w][\w.-]{0,127}"
 _NAME = re.compile(
-    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z0-9+._-]+:[0-9a-fA-F]{32,})?",
+    rf"(?P<name>(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*)"
+    rf"(?::(?P<tag>{_TAG}))?(?:@(?P<digest>[A-Za-z0-9+._-]+:[0-9a-fA-F]{{32,}}))?",
     re.ASCII,
 )
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _FULL_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 
@@ -68,6 +97,8 @@ def parse(text: str) -> Reference:
             f"{text[:_SHOWN]!r}... has {size} bytes; a path, or an image's name, has at most"
             f" {_PATH_MAX}"
         )
+    if text.startswith(REGISTRY_TRANSPORT):
+        return _registry(text)
     transport, colon, rest = text.partition(":")
     if colon and transport in PATH_TRANSPORTS:
         return _archive(rest, text)
@@ -93,6 +124,39 @@ def _engine(name: str, text: str) -> EngineReference:
     if not (_NAME.fullmatch(name) or _SHORT_ID.fullmatch(name)):
         raise UsageError(f"{text!r} is neither a file nor an image name")
     return EngineReference(name)
+
+
+def _registry(text: str) -> RegistryReference:
+    said = text.removeprefix(REGISTRY_TRANSPORT)
+    match = _NAME.fullmatch(said)
+    by_digest = said.rpartition("@")[2].startswith(("sha256:", "sha512:"))
+    if match is None and "@" in said.partition("/")[0] and not by_digest:
+        # Not shown: it may be a password.
+        raise UsageError(
+            "docker:// takes no user and no password; `podman login` and `docker login` keep them"
+        )
+    if match is None:
+        raise UsageError(f"{text!r} names no image: docker://[HOST[:PORT]/]NAME[:TAG|@DIGEST]")
+    digest = match["digest"] or ""
+    if digest and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{text!r}: a digest is sha256: and 64, or sha512: and 128 hex digits")
+    domain, slash, repository = match["name"].partition("/")
+    if not slash or not _is_domain(domain):
+        domain, repository = DEFAULT_DOMAIN, match["name"]
+    if domain == f"index.{DEFAULT_DOMAIN}":
+        domain = DEFAULT_DOMAIN
+    if domain == DEFAULT_DOMAIN and "/" not in repository:
+        repository = f"library/{repository}"
+    if len(f"{domain}/{repository}") > _MAX_REPOSITORY:
+        raise UsageError(
+            f"{text[:_SHOWN]!r}... names a repository by more than {_MAX_REPOSITORY} letters"
+        )
+    return RegistryReference(domain, repository, match["tag"] or "latest", digest)
+
+
+def _is_domain(word: str) -> bool:
+    """Tell a registry from the first part of a path, as the docker command does."""
+    return word == "localhost" or any(letter in ".:" or letter.isupper() for letter in word)
 
 
 def full_id(name: str) -> str | None:

@@ -1,7 +1,7 @@
-"""From what the user typed to images: the fork between engines and archives.
+"""From what the user typed to images: the fork between engines, registries and archives.
 
-Owns what can be asked of a source, whatever its kind. Imports the engine's side or the formats'
-only when the source is of that kind. Any thread may call it.
+Owns what can be asked of a source, whatever its kind. Imports the engine's side, the registry's or
+the formats' only when the source is of that kind. Any thread may call it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ from imagefs.image.reference import (
     ArchiveReference,
     EngineReference,
     Reference,
+    RegistryReference,
     StdinReference,
 )
 from imagefs.progress import Progress
@@ -25,6 +26,7 @@ from imagefs.store.store import Store
 
 if TYPE_CHECKING:
     from imagefs.archive.model import ArchiveContents, ArchivedImage, IngestContext
+    from imagefs.registry.manifests import RemoteImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,24 @@ class InspectedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedManifest:
+    """What a registry's index lists beside the image: another's, or an artifact of some kind."""
+
+    digest: str
+    platform: str
+    artifact: str
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a source holds, and which tool's format it is in."""
+    """What a source holds, and which tool's format it is in.
+
+    Of a registry's images one is shown, that of the platform that is meant, and `others` listed.
+    """
 
     format: str
     images: tuple[InspectedImage, ...]
+    others: tuple[ListedManifest, ...] = ()
 
 
 def open_images(request: SourceRequest, store: Store, progress: Progress) -> Sequence[Image]:
@@ -98,6 +113,8 @@ def _open_images(request: SourceRequest, store: Store, progress: Progress) -> Se
     from imagefs.archive import choice, uncompress  # noqa: PLC0415
 
     with _ingest_context(request, store, progress) as context:
+        if isinstance(wanted, RegistryReference):
+            return [_from_registry(wanted, context)]
         contents = _contents(wanted, context)
         chosen = choice.every(contents, _image_asked(wanted, request), request.options.platform)
         return [uncompress.image_of(contents, image, context) for image in chosen]
@@ -110,6 +127,8 @@ def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Ima
     from imagefs.archive import choice, uncompress  # noqa: PLC0415
 
     with _ingest_context(request, store, progress) as context:
+        if isinstance(wanted, RegistryReference):
+            return _from_registry(wanted, context)
         contents = _contents(wanted, context)
         chosen = choice.one(contents, _image_asked(wanted, request), request.options.platform)
         return uncompress.image_of(contents, chosen, context)
@@ -118,14 +137,18 @@ def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Ima
 def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspection:
     """Return what a source holds, without making anything of it readable.
 
-    An engine's image is fetched, since only its configuration tells all of this.
+    An engine's image is fetched, since only its configuration tells all of this. A registry is
+    asked for manifests and a configuration, and for no layer.
     """
     wanted = reference.parse(request.text)
     if isinstance(wanted, EngineReference):
         return _inspected_engine(_from_engine(wanted.name, request, store, progress))
     from imagefs.archive.model import IngestContext  # noqa: PLC0415
 
-    contents = _contents(wanted, IngestContext(store, progress, request.options))
+    context = IngestContext(store, progress, request.options)
+    if isinstance(wanted, RegistryReference):
+        return _inspected_registry(wanted, context)
+    contents = _contents(wanted, context)
     return Inspection(contents.format, tuple(map(_inspected, contents.images)))
 
 
@@ -199,6 +222,49 @@ def _inspected_engine(image: Image) -> Inspection:
     platform = image_config.parse(image.config).platform
     labels = labels_of(image.config)
     return Inspection("engine", (InspectedImage(image.id, image.names, platform, labels, layers),))
+
+
+def _from_registry(wanted: RegistryReference, context: "IngestContext") -> Image:
+    from imagefs.registry import fetch  # noqa: PLC0415
+
+    return fetch.ensure_image(fetch.Source(wanted, context))
+
+
+def _inspected_registry(wanted: RegistryReference, context: "IngestContext") -> Inspection:
+    from imagefs.registry import fetch  # noqa: PLC0415
+
+    found = fetch.describe(fetch.Source(wanted, context))
+    images = (_described(found.image, wanted),) if found.image else ()
+    others = tuple(
+        ListedManifest(one.digest, one.platform, one.artifact)
+        for one in found.listed
+        if not found.image or one.digest != found.image.digest
+    )
+    return Inspection("registry", images, others)
+
+
+def not_pulled(request: SourceRequest, store: Store, progress: Progress) -> InspectedImage | None:
+    """Return what a registry says of an image of which the store lacks layers; None for others."""
+    wanted = reference.parse(request.text)
+    if not isinstance(wanted, RegistryReference):
+        return None
+    from imagefs.archive.model import IngestContext  # noqa: PLC0415
+    from imagefs.registry import fetch  # noqa: PLC0415
+
+    context = IngestContext(store, progress, request.options)
+    image = fetch.not_pulled(fetch.Source(wanted, context))
+    return _described(image, wanted) if image is not None else None
+
+
+def _described(image: "RemoteImage", wanted: RegistryReference) -> InspectedImage:
+    from imagefs.archive.model import labels_of  # noqa: PLC0415
+
+    layers = tuple(
+        InspectedLayer(layer.diff_id, layer.blob.digest, layer.blob.size, layer.created_by)
+        for layer in image.layers
+    )
+    names, labels = (reference.familiar(wanted.name),), labels_of(image.config)
+    return InspectedImage(image.id, names, image.facts.platform, labels, layers)
 
 
 def _from_engine(name: str, request: SourceRequest, store: Store, progress: Progress) -> Image:

@@ -13,13 +13,16 @@ from imagefs.vfs.links import Links, Lost
 
 
 class LayerSummary(NamedTuple):
-    """A layer in numbers: content in bytes, names that are no whiteouts, whiteouts, notes."""
+    """A layer in numbers: content in bytes, names that are no whiteouts, whiteouts, notes.
+
+    What only the layer itself tells is None where it is not here yet.
+    """
 
     directory: str
     diff_id: str
-    size: int
-    files: int
-    whiteouts: int
+    size: int | None
+    files: int | None
+    whiteouts: int | None
     created_by: str
     notes: tuple[str, ...]
 

@@ -40,6 +40,13 @@ _PROGRAM = """
     and
     .BR DOCKER_CERT_PATH .
     .TP
+    .B REGISTRY_AUTH_FILE
+    The credentials for registries, instead of
+    .IR $XDG_RUNTIME_DIR/containers/auth.json ,
+    .I ~/.config/containers/auth.json
+    and
+    .IR ~/.docker/config.json .
+    .TP
     .B NO_COLOR
     Print no colours.
     .SH FILES

@@ -11,7 +11,7 @@ import pytest
 
 from imagefs.cli.progress_bars import reporter
 from imagefs.progress import Progress
-from imagefs.text import size_text
+from imagefs.text import duration_text, size_text
 
 
 def work(report: Progress) -> None:
@@ -78,6 +78,54 @@ def test_long_work_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
         "imagefs: fetching: 20.0 MB, 2.0 MB/s",
         "imagefs: fetching: 24.0 MB, 2.0 MB/s",
     ]
+
+
+def in_parts(report: Progress) -> None:
+    report.phase("pulling", 5_000_000)
+    parts = (report.part("layer 0 012345", 3_000_000), report.part("layer 1 [red]", 2_000_000))
+    with parts[0] as first, parts[1] as second:
+        second(1_000_000)
+        first(3_000_000)
+        second(1_000_000)
+
+
+def test_parts_of_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that is done gets a line with its rate, and the phase says what is left of it."""
+    now = [0.0]
+    monkeypatch.setattr("imagefs.cli.progress_bars.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with reporter(stream=stream) as report:
+        report.phase("pulling", 100_000_000)
+        with report.part("layer 0 0123456789ab", 20_000_000) as took:
+            now[0] = 10.0
+            took(20_000_000)
+    assert stream.getvalue().splitlines() == [
+        "imagefs: pulling",
+        "imagefs: pulling: 20.0 MB of about 100 MB, 2.0 MB/s, about 40 s left",
+        "imagefs: pulling: layer 0 0123456789ab, 20.0 MB, 2.0 MB/s",
+        "imagefs: pulling: 20.0 MB of about 100 MB, 2.0 MB/s, about 40 s left",
+    ]
+
+
+def test_parts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a bar of its own while it lasts."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(stream: io.TextIOWrapper) -> None:
+        with reporter(stream=stream) as report:
+            in_parts(report)
+            assert [task.completed for task in report._bars.tasks] == [5_000_000]  # type: ignore[attr-defined]
+
+    assert "pulling" in on_a_terminal(run)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "2 h")]
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    """In the unit that says it shortest."""
+    assert duration_text(seconds) == text
 
 
 def test_quiet() -> None:

@@ -25,6 +25,10 @@ from imagefs.image.model import Blob, Image, Layer
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
+from imagefs.registry import challenge
+from imagefs.registry.api import Blob as RemoteBlob
+from imagefs.registry.api import Registry
+from imagefs.registry.manifests import Finder
 from imagefs.store.store import Store
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax
@@ -417,10 +421,54 @@ def reference_seeds() -> list[bytes]:
         b"app:v1",
         b"docker-archive:a.tar:app:v1",
         b"oci:dir:tag",
+        b"docker://reg.example:5000/a/b:c@sha256:" + b"0" * 64,
         b"engine:reg.example:5000/a/b@sha256:" + b"0" * 64,
         b"./x",
         b"-",
         b"0123456789ab",
+    ]
+
+
+def check_registry(data: bytes) -> None:
+    """Whatever a registry says is an image, an error of one line, or words of a challenge."""
+    which, said = data[:1], data[1:]
+    asked = reference.parse("docker://registry.example/app:v1")
+    assert isinstance(asked, reference.RegistryReference)
+    finder = Finder(_Saying(asked, said))
+    try:
+        if which == b"c":
+            finder.find("", samples.oci_manifest(_SMALL), None, None)
+        else:
+            found = finder.find("", said, None, "linux/amd64")
+            assert len(found.layers) == len(found.facts.diff_ids)
+    except ImagefsError as error:
+        clear(error)
+    challenge.chosen(said.decode("latin-1"))
+
+
+class _Saying(Registry):
+    """A registry that has the same to say to every question."""
+
+    def __init__(self, asked: reference.RegistryReference, said: bytes) -> None:
+        self.reference = asked
+        self._said = said
+
+    def manifest(self, digest: str = "") -> tuple[str, bytes]:
+        return digest, self._said
+
+    def small_blob(self, blob: RemoteBlob) -> bytes:
+        return self._said if b"rootfs" in self._said else _SMALL.config
+
+
+def registry_seeds() -> list[bytes]:
+    described = {"digest": samples.digest(b""), "size": 7, "platform": {"os": "linux"}}
+    index = {"schemaVersion": 2, "manifests": [described, {"digest": samples.digest(b"x")}]}
+    return [
+        b"m" + samples.oci_manifest(_SMALL),
+        b"m" + samples.dumped(index),
+        b"m" + samples.artifact()[1][2],
+        b"c" + _SMALL.config,
+        b'h Bearer realm="https://a/b",service=c, Basic realm="x\\"y"',
     ]
 
 
@@ -518,6 +566,7 @@ TARGETS = {
     "document": Target(check_document, document_seeds),
     "compressed": Target(check_compressed, compressed_seeds),
     "reference": Target(check_reference, reference_seeds),
+    "registry": Target(check_registry, registry_seeds),
     "export": Target(check_export, export_seeds),
     "request": Target(check_request, request_seeds),
 }

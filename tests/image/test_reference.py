@@ -10,6 +10,7 @@ from imagefs.image.reference import (
     ArchiveReference,
     EngineReference,
     Reference,
+    RegistryReference,
     StdinReference,
     familiar,
     full_id,
@@ -50,6 +51,61 @@ def test_what_a_source_refers_to(
     """A transport decides, then the shape of a path, then the grammar of image names."""
     monkeypatch.chdir(tmp_path)
     assert parse(text) == expected
+
+
+DIGEST = f"sha256:{HEX}"
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "repository", "tag", "by_digest"),
+    [
+        ("app", "docker.io", "library/app", "latest", ""),
+        ("team/app:v1", "docker.io", "team/app", "v1", ""),
+        ("docker.io/app", "docker.io", "library/app", "latest", ""),
+        ("index.docker.io/app", "docker.io", "library/app", "latest", ""),
+        ("host.example/app", "host.example", "app", "latest", ""),
+        ("host.example:5000/team/app:v1", "host.example:5000", "team/app", "v1", ""),
+        ("localhost/app", "localhost", "app", "latest", ""),
+        ("localhost:5000/app", "localhost:5000", "app", "latest", ""),
+        ("[::1]:5000/app", "[::1]:5000", "app", "latest", ""),
+        ("Team/app", "Team", "app", "latest", ""),
+        (f"app@{DIGEST}", "docker.io", "library/app", "latest", DIGEST),
+        (f"host.example/app:v1@{DIGEST}", "host.example", "app", "v1", DIGEST),
+        (f"app@sha512:{HEX}{HEX}", "docker.io", "library/app", "latest", f"sha512:{HEX}{HEX}"),
+    ],
+)
+def test_what_is_in_a_registry(
+    text: str, domain: str, repository: str, tag: str, by_digest: str
+) -> None:
+    """What a name leaves out is completed as the docker command completes it."""
+    found = parse(f"docker://{text}")
+    assert found == RegistryReference(domain, repository, tag, by_digest)
+    assert parse(str(found)) == (found if not by_digest else parse(f"docker://{found.name}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no image"),
+        ("/app", "names no image"),
+        ("app:", "names no image"),
+        ("App", "names no image"),
+        ("host.example/", "names no image"),
+        ("app@sha256:12", "names no image"),
+        ("app\n", "names no image"),
+        ("host.example/../app", "names no image"),
+        (f"app@sha256:{HEX.upper()}", "a digest is sha256"),
+        (f"app@md5:{HEX}", "a digest is sha256"),
+        ("a/" * 127 + "app", "more than 255 letters"),
+        ("user:s3cret@host.example/app", "no user and no password"),
+        ("user:s3cret@host", "no user and no password"),
+    ],
+)
+def test_what_is_in_no_registry(text: str, words: str) -> None:
+    """Names by the grammar alone get into a URL, and a password into no message."""
+    with pytest.raises(UsageError, match=words) as error:
+        parse(f"docker://{text}")
+    assert "s3cret" not in str(error.value)
 
 
 def test_a_word_is_a_path_if_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

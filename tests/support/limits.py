@@ -10,6 +10,7 @@ from imagefs.image import model as image_model
 from imagefs.image import safe_json
 from imagefs.index import fold
 from imagefs.index import records as layer_records
+from imagefs.registry import answers, manifests, transport
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax, sparse
 from imagefs.vfs import engine_fs, links, nodeid, view
@@ -87,4 +88,14 @@ LIMITS = (
         seconds(api.ANSWER_TIMEOUT),
         "an export's wait has none",
     ),
+    Limit("the wait for a registry's next byte", seconds(transport.ANSWER_TIMEOUT), HONEST),
+    Limit("the wait for a registry's manifest", seconds(answers.SMALL_TIMEOUT), HONEST),
+    Limit(
+        "the wait that a registry may ask for",
+        seconds(transport.MAX_WAIT),
+        "who asks for more is asked later",
+    ),
+    Limit("redirects of a registry", number(transport.MAX_REDIRECTS), HONEST),
+    Limit("depth of a registry's indexes", number(manifests.MAX_DEPTH), HONEST),
+    Limit("manifests asked for to learn platforms", number(manifests.MAX_ASKED), HONEST),
 )
