@@ -29,7 +29,7 @@ from imagefs.vfs import layers_txt, merge, nodeid
 from imagefs.vfs.lazy_listing import WIDE, Growing, Wide
 from imagefs.vfs.links import Links
 from imagefs.vfs.memory import Memory
-from imagefs.vfs.merge import Visible
+from imagefs.vfs.merge import Place, Visible
 from imagefs.vfs.open_layer import Maps, OpenLayer
 from imagefs.vfs.pile import Pile, Piles
 from imagefs.vfs.synthetic import Synthetic, SyntheticTree
@@ -77,6 +77,31 @@ class ImageFs:
         self._piles, self._maps = Piles(self._memory), Maps(self._memory)
         self._root = ROOT_ID
         self.synthetic = SyntheticTree()
+
+    @property
+    def root(self) -> int:
+        """The node that the root directory stands for: itself, or the root of the one view."""
+        return self._root
+
+    @property
+    def layers(self) -> Mapping[int, OpenLayer]:
+        """The open layers by the numbers that node ids have, in the order of the images."""
+        return self._layers
+
+    @property
+    def layer_names(self) -> Mapping[int, bytes]:
+        """What LAYER_XATTR says of each layer, by its number."""
+        return self._layer_names
+
+    def alike(self, node: int) -> Place | None:
+        """Return what directories have in common that show the same, with all below them.
+
+        None where that is not known of the directory: it is in no merged view, or the counts of
+        hard links differ from view to view wherever they please.
+        """
+        view, layer, number = nodeid.unpack(node)
+        seen = self._views.get(view)
+        return seen.alike(layer, number) if seen and layer else None
 
     # Building
 
