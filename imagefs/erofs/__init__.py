@@ -1,1 +1,1 @@
-"""The kernel's own driver: an image laid out as EROFS, whose files lie in the archive or the store."""
+"""The kernel's own driver: images laid out as EROFS, their files where they are."""

@@ -26,10 +26,10 @@ MAX_PADDING = 256 << 20
 class Copy(NamedTuple):
     """Content to put into the image: so much of a file, from an offset on.
 
-    `index` is which of the body's chunks is to lead there; None where the inode itself does.
+    `chunk` is which of the body's is to lead there; None where the inode itself does.
     """
 
-    index: int | None
+    chunk: int | None
     offset: int
     length: int
 
@@ -112,7 +112,7 @@ class Elsewhere:
 
 
 class Included:
-    """Content that is copied into the image: what fits behind its inode, or in blocks of its own."""
+    """Content that is copied into the image: behind its inode, or in blocks of its own."""
 
     devices: Sequence[Path] = ()
     loses = False

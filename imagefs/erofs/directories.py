@@ -51,7 +51,7 @@ class Directories:
         while self._nodes:
             node, named_at, parent = self._nodes.pop(), self._named_at.pop(), self._parents.pop()
             number = self._again(node, parent) or self._new(node, parent)
-            self._out.change(named_at, number.to_bytes(dirents.NID_BYTES, "little"))
+            self._out.change(named_at, number.to_bytes(8, "little"))
 
     def _xattrs(self, node: int) -> bytes:
         fs = self._fs
@@ -151,15 +151,17 @@ class Directories:
         nodes, places = array("Q"), array("Q")
         view = node & ~_PLACE
         for block_at in range(0, known.length, out.block):
-            for place, name, number in dirents.directories(content[block_at:block_at + out.block]):
+            for place, name, number in dirents.directories(
+                content[block_at : block_at + out.block]
+            ):
                 if name in dirents.DOTS:
                     to = own if name == b"." else parent
-                    place += block_at
-                    content[place : place + dirents.NID_BYTES] = to.to_bytes(8, "little")
+                    dirents.lead(content, block_at + place, to)
                 else:
                     nodes.append(view | self._listed.place(number))
                     places.append(start + block_at + place)
-        out.append(head + bytes(start - at - known.head) + content + _END)
+        out.append(head + bytes(start - at - known.head) + content)
+        out.append(_END)
         self._listed.add(own, node)
         self._push(nodes, places, own)
         return own
@@ -175,7 +177,7 @@ class _Directory(NamedTuple):
 
 
 class _Listed:
-    """The directories that were written: by number, and by what they show those that were listed."""
+    """The directories that were written, by number; those that were listed, by what they show."""
 
     def __init__(self, fs: ImageFs) -> None:
         self._fs = fs

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from imagefs.erofs.format import DIRECTORY, DIRENT
 
 _HEAD = DIRENT.size
-NID_BYTES = 8
 DOTS = (b".", b"..")
 
 
@@ -62,6 +61,11 @@ def _packed(entries: list[Named]) -> bytes:
         at += len(name)
     heads.extend([entry[0] for entry in entries])
     return b"".join(heads)
+
+
+def lead(content: bytearray, at: int, nid: int) -> None:
+    """Have the entry at a place lead to another number."""
+    content[at : at + 8] = nid.to_bytes(8, "little")
 
 
 def directories(block: bytes | bytearray) -> Iterator[tuple[int, bytes, int]]:

@@ -62,13 +62,7 @@ def inode(attr: Attr, body: Body, xattrs: bytes, epoch: Epoch) -> bytes:
     _, _, mode, nlink, uid, gid, rdev, size, _, mtime, nanoseconds = attr
     count = (len(xattrs) - fmt.XATTR_HEADER.size) // fmt.XATTR_UNIT + 1 if xattrs else 0
     union = rdev or body.union
-    if (
-        (mtime, nanoseconds) == epoch
-        and size < _U32
-        and uid < _U16
-        and gid < _U16
-        and nlink < _U16
-    ):
+    if (mtime, nanoseconds) == epoch and size < _U32 and uid < _U16 and gid < _U16 and nlink < _U16:
         form = body.layout | fmt.VERSION_COMPACT
         return fmt.COMPACT.pack(form, count, mode, nlink, size, union, 0, uid, gid) + xattrs
     form = body.layout | fmt.VERSION_EXTENDED

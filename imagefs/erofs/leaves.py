@@ -53,10 +53,7 @@ class Leaves:
             self.counted += 1
         if not layer:
             return self._write(attr, b"", None)
-        if count:
-            found = self._counted.get(attr.node, 0)
-        else:
-            found = self._numbers[layer][number]
+        found = self._counted.get(attr.node, 0) if count else self._numbers[layer][number]
         if not found:
             found = self._of_row(attr, layer, number)
             if count:
@@ -84,8 +81,8 @@ class Leaves:
         at = self._append(attr, xattrs, body)
         for copy in copies:
             address_at = at + fmt.I_U_AT
-            if copy.index is not None:
-                chunk = self._out.end - len(body.tail) + copy.index * fmt.CHUNK_INDEX.size
+            if copy.chunk is not None:
+                chunk = self._out.end - len(body.tail) + copy.chunk * fmt.CHUNK_INDEX.size
                 address_at = chunk + fmt.CHUNK_INDEX.size - 4
             self._copies.append((layer, number, address_at, copy))
         return at >> fmt.SLOT_BITS

@@ -6,18 +6,17 @@ may call it.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagefs.erofs import loop
+from imagefs.erofs.live import FSTYPE
 from imagefs.errors import HostError, MountError
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 
-FSTYPE = "erofs"
 READ_AHEAD = 1 << 20
 """Bytes that the kernel reads ahead; by itself it takes 128 KiB, for which large reads pay."""
 
@@ -156,11 +155,13 @@ def _reason(number: int) -> str:
         errno.EPERM: "mounting is not permitted here; a container needs `--cap-add SYS_ADMIN`",
         errno.ENOTBLK: "this kernel mounts EROFS from devices only, and there is no loop device:"
         f" Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE needs none{native}",
-        errno.EINVAL: f"this kernel's EROFS is too old: blocks of 512 bytes are since Linux 6.4{native}",
+        errno.EINVAL: f"this kernel's EROFS has no blocks of 512 bytes: Linux 6.4 has{native}",
     }.get(number, os.strerror(number))
 
 
 def _call(number: int, *args: int | bytes | None) -> int:
+    import ctypes  # noqa: PLC0415
+
     libc = ctypes.CDLL(None, use_errno=True)
     typed = [ctypes.c_long(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
     result = int(libc.syscall(ctypes.c_long(number), *typed))
@@ -178,7 +179,7 @@ def _readaheads() -> list[str]:
 
 
 def _read_far_ahead(device: str, new: set[str]) -> None:
-    """Have the kernel read far ahead; `new` are what may be the mount's, where it is no device's."""
+    """Have the kernel read far ahead; `new` are what may be the mount's own."""
     for name in [device] if (_BDI / device).exists() else new:
         with contextlib.suppress(OSError):
             (_BDI / name / "read_ahead_kb").write_text(f"{READ_AHEAD >> 10}\n")

@@ -24,7 +24,7 @@ class Output:
         """Where the next byte goes."""
         return self._flushed + len(self._buffer)
 
-    def append(self, content: bytes) -> int:
+    def append(self, content: bytes | bytearray) -> int:
         """Add bytes, and return where they lie."""
         if len(self._buffer) > _FLUSHED:
             self.flush()

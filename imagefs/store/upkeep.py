@@ -7,7 +7,7 @@ mount that has it open keeps it, and the next one gets it anew. Any thread may c
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from imagefs.errors import CorruptArchive
-from imagefs.host.files import host_errors, is_locked
+from imagefs.host.files import host_errors, is_locked, remove_unlocked
 from imagefs.image import config as image_config
 from imagefs.progress import Progress, Silent
 from imagefs.store.store import Store
@@ -56,11 +56,13 @@ class Contents:
     images: tuple[CachedImage, ...]
     layers: tuple[CachedLayer, ...]
     index_bytes: int
+    erofs_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of layers and indexes, each counted once."""
-        return self.index_bytes + sum(layer.size for layer in self.layers)
+        """Bytes of layers, indexes and metadata for the kernel, each counted once."""
+        layers = sum(layer.size for layer in self.layers)
+        return self.index_bytes + self.erofs_bytes + layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,14 @@ class Damage:
     found: str
 
 
-def contents(store: Store) -> Contents:
-    """Return what is in the store."""
+def contents(store: Store, mounted: Collection[str] = ()) -> Contents:
+    """Return what is in the store; `mounted` are ids that no process claims, but the kernel."""
     with host_errors(store.root), store.guard(shared=True):
-        used = claimed_ids(store)
+        used = claimed_ids(store).union(mounted)
         sizes = layer_stats(store)
         images = cached_images(store, sizes, used)
         index_bytes = sum(status.st_size for status in index_stats(store).values())
+        erofs_bytes = sum(status.st_size for status in erofs_stats(store).values())
     counts = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
     layers = [
         CachedLayer(name, status.st_size, counts[name], name in used, status.st_atime)
@@ -87,6 +90,7 @@ def contents(store: Store) -> Contents:
         tuple(sorted(images, key=lambda image: -image.last_used)),
         tuple(sorted(layers, key=lambda layer: -layer.last_used)),
         index_bytes,
+        erofs_bytes,
     )
 
 
@@ -131,6 +135,11 @@ def index_stats(store: Store) -> dict[Path, os.stat_result]:
     return _stats(store.index_dir.iterdir())
 
 
+def erofs_stats(store: Store) -> dict[Path, os.stat_result]:
+    """Return what stat says of each file of metadata for the kernel."""
+    return _stats(store.erofs_dir.iterdir())
+
+
 def _stats(paths: Iterable[Path]) -> dict[Path, os.stat_result]:
     found = {}
     for path in paths:
@@ -149,10 +158,13 @@ def claimed_ids(store: Store) -> set[str]:
     return used
 
 
-def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
+def verify(
+    store: Store, progress: Progress, is_whole: Callable[[Path], bool] | None = None
+) -> tuple[Damage, ...]:
     """Hash everything that the store holds, and remove what is not what its name says.
 
-    What is removed is fetched or decompressed anew when it is next wanted.
+    `is_whole` tells of a file of metadata for the kernel whether it is as it was written. What is
+    removed is fetched, decompressed or written anew when it is next wanted.
     """
     layers = layer_stats(store)
     total = sum(status.st_size for status in layers.values())
@@ -168,8 +180,9 @@ def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
             for suspect, digest in zip(suspects, digests, strict=True)
             if digest not in {suspect[0], _GONE}
         ]
+        torn = [path for path in erofs_stats(store) if is_whole and not is_whole(path)]
         with store.guard():
-            return tuple(_removed(damaged))
+            return (*_removed(damaged), *_without(torn))
 
 
 def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
@@ -182,6 +195,13 @@ def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
         if digest not in {name, _GONE}:
             _remove(path)
             yield Damage(name, digest)
+
+
+def _without(torn: Iterable[Path]) -> Iterator[Damage]:
+    """Remove metadata that is not as it was written; not what is just being written."""
+    for path in torn:
+        if remove_unlocked(path):
+            yield Damage(path.name, "not as it was written")
 
 
 def _digest(path: Path, progress: Progress) -> str:
