@@ -98,7 +98,7 @@ class Elsewhere:
             and (at + length == row.size or not (at + length) % (1 << bits))
             for at, length, place in runs
         )
-        chunks = [(0, fmt.NULL_ADDRESS)] * -(-row.size >> bits)
+        chunks = _holes(layer, row, bits)
         if aligned:
             for at, length, place in runs:
                 address = start + place >> self._bits
@@ -132,7 +132,7 @@ class Included:
         if _is_sparse(row):
             runs = list(_runs(layer, row))
             bits = _chunk_bits(row.size, [(at, at + length) for at, length, _ in runs], self._bits)
-            chunks = [(0, fmt.NULL_ADDRESS)] * -(-row.size >> bits)
+            chunks = _holes(layer, row, bits)
             return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
         if row.size <= room:
             return Body(fmt.FLAT_INLINE, 0, layer.read(row, 0, row.size)), ()
@@ -171,6 +171,16 @@ def _chunk_bits(size: int, runs: Sequence[tuple[int, int]], least: int) -> int:
     whole = max(least, (size - 1).bit_length())
     largest = min(whole, (edges & -edges).bit_length() - 1) if edges else whole
     return min(max(enough, largest), least + fmt.MAX_CHUNK_BITS)
+
+
+def _holes(layer: OpenLayer, row: Row, bits: int) -> list[tuple[int, int]]:
+    """Return the chunks of a file without data; HostError where they are too many."""
+    count = -(-row.size >> bits)
+    if count > MAX_CHUNKS:
+        raise HostError(
+            f"{_named(layer, row)} is too long for EROFS; --driver native can show it"
+        )
+    return [(0, fmt.NULL_ADDRESS)] * count
 
 
 def _chunked(chunks: Sequence[tuple[int, int]], bits: int) -> Body:

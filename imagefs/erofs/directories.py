@@ -54,9 +54,8 @@ class Directories:
             self._out.change(named_at, number.to_bytes(8, "little"))
 
     def _xattrs(self, node: int) -> bytes:
-        fs = self._fs
-        own = {name: fs.getxattr(node, name) or b"" for name in fs.listxattr(node)}
-        return self._leaves.xattrs(fs.getxattr(node, LAYER_XATTR), own)
+        own = self._fs.xattrs(node)
+        return self._leaves.xattrs(own.pop(LAYER_XATTR, None), own)
 
     def _names(self, entries: Iterable[Entry], below: "array[int]") -> Iterator[Named]:
         """Yield what entries name; the nodes of directories, still without number, go `below`."""

@@ -15,7 +15,7 @@ from imagefs.erofs.output import Output
 from imagefs.filesystem import Attr
 from imagefs.index import rows
 from imagefs.vfs import nodeid
-from imagefs.vfs.image_fs import ImageFs
+from imagefs.vfs.image_fs import LAYER_XATTR, ImageFs
 
 _PIECE = 1 << 20
 _CHUNK_UNIT = 8
@@ -72,7 +72,8 @@ class Leaves:
         row = opened.index.row(number)
         xattrs = self._of_layer[layer]
         if row.flags & rows.XATTRS:
-            xattrs = self.xattrs(self._fs.layer_names[layer], opened.index.xattrs(row))
+            own = self._fs.xattrs(attr.node)
+            xattrs = self.xattrs(own.pop(LAYER_XATTR), own)
         if row.mode >> 12 != _S_IFREG:
             target = opened.index.target(row) if row.mode >> 12 == _S_IFLNK else None
             return self._write(attr, xattrs, target)

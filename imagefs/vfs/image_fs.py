@@ -495,6 +495,17 @@ class ImageFs:
         names = self._indexes[layer].xattrs(row)
         return [name for name in names if not (masked and name.startswith(_OVERLAY_XATTRS))]
 
+    def xattrs(self, node: int) -> dict[bytes, bytes]:
+        """Return all that `listxattr` and `getxattr` tell, and LAYER_XATTR, at once."""
+        layer, row, masked = self._described(node)
+        if not layer:
+            return {}
+        found = {LAYER_XATTR: self._layer_names[layer]}
+        for name, value in self._indexes[layer].xattrs(row).items():
+            if name != LAYER_XATTR and not (masked and name.startswith(_OVERLAY_XATTRS)):
+                found[name] = value
+        return found
+
     def statfs(self) -> Statfs:
         """See FileSystem; the sum of all layers."""
         each = {id(one): one for one in list(self._indexes.values())}.values()
