@@ -177,9 +177,7 @@ def _holes(layer: OpenLayer, row: Row, bits: int) -> list[tuple[int, int]]:
     """Return the chunks of a file without data; HostError where they are too many."""
     count = -(-row.size >> bits)
     if count > MAX_CHUNKS:
-        raise HostError(
-            f"{_named(layer, row)} is too long for EROFS; --driver native can show it"
-        )
+        raise HostError(f"{_named(layer, row)} is too long for EROFS; --driver native can show it")
     return [(0, fmt.NULL_ADDRESS)] * count
 
 

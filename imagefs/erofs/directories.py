@@ -9,7 +9,7 @@ never for a whole listing.
 import stat
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from imagefs.erofs import dirents
@@ -18,7 +18,7 @@ from imagefs.erofs.dirents import Named
 from imagefs.erofs.inodes import Body, Epoch, inode
 from imagefs.erofs.leaves import Leaves
 from imagefs.erofs.output import Output
-from imagefs.filesystem import Entry
+from imagefs.filesystem import Attr, Entry
 from imagefs.vfs import nodeid
 from imagefs.vfs.image_fs import LAYER_XATTR, ImageFs
 from imagefs.vfs.lazy_listing import WIDE
@@ -26,6 +26,8 @@ from imagefs.vfs.lazy_listing import WIDE
 _END = b"\0"
 """Ends the last name of a block that is not full; behind an inode the kernel adds it by itself."""
 _S_IFDIR = stat.S_IFDIR >> 12
+_FIRST = 1 << nodeid.LAYER_SHIFT
+"""The first node of a layer."""
 _PLACE = (1 << nodeid.VIEW_SHIFT) - 1
 """The bits of a directory's node that are the same in all views."""
 
@@ -57,74 +59,83 @@ class Directories:
         own = self._fs.xattrs(node)
         return self._leaves.xattrs(own.pop(LAYER_XATTR, None), own)
 
-    def _names(self, entries: Iterable[Entry], below: "array[int]") -> Iterator[Named]:
+    def _names(self, entries: Iterable[Entry], below: list[int]) -> Iterator[Named]:
         """Yield what entries name; the nodes of directories, still without number, go `below`."""
-        number, types = self._leaves.number, fmt.FILE_TYPES
+        numbers, number, types = self._leaves.numbers, self._leaves.number, fmt.FILE_TYPES
         for name, attr in entries:
-            kind = attr[2] >> 12
+            node, kind = attr[0], attr[2] >> 12
             if kind == _S_IFDIR:
-                below.append(attr[0])
-                yield Named(name, 0, fmt.DIRECTORY)
+                below.append(node)
+                yield name, 0, fmt.DIRECTORY
+            elif attr[3] == 1 and _FIRST <= node <= _PLACE:
+                # As `number` does, for most of them and in place.
+                known = numbers[node >> nodeid.LAYER_SHIFT][node & nodeid.ROW_MASK]
+                yield name, known or number(attr), types[kind]
             else:
-                yield Named(name, number(attr), types[kind])
+                yield name, number(attr), types[kind]
 
     def _new(self, node: int, parent: int, own: int = 0) -> int:
         """List a directory and write it; return its number, which is `own` if it has a place."""
-        out = self._out
         self.count += 1
-        attr, xattrs = self._fs.getattr(node), self._xattrs(node)
-        entries = self._fs.listdir(node)
+        attr, entries = self._fs.getattr(node), self._fs.listdir(node)
         counted = self._leaves.counted
-        below = array("Q")
-        named: Iterable[Named]
-        if len(entries) <= WIDE:
-            named = list(self._names(entries, below))
-            length = dirents.length(one.name for one in named)
-            head = inode(attr._replace(size=length), Body(fmt.FLAT_INLINE), xattrs, self._epoch)
-            inline = not own and len(head) + length <= out.block
-        else:
+        below: list[int] = []
+        if len(entries) > WIDE:
             # Listed twice: the files first, so that the directory comes in one piece.
             for _ in self._names(entries, below):
                 pass
-            below = array("Q")
-            named = self._names(entries, below)
-            inline = False
-        if inline:
-            at = out.room(1 << fmt.SLOT_BITS, len(head) + length)
-            own = at >> fmt.SLOT_BITS
-            start = out.append(head) + len(head)
-            self._append(dirents.with_dots(named, own, parent), below, own)
+            below = []
+            written = self._write_plain(self._names(entries, below), below, attr, parent, own)
         else:
-            head = inode(attr, Body(), xattrs, self._epoch)
-            if not own:
-                own = out.align(1 << fmt.SLOT_BITS) >> fmt.SLOT_BITS
-                out.append(head)
-            start = out.align(out.block)
-            self._append(dirents.with_dots(named, own, parent), below, own)
-            length = out.end - start
-            body = Body(fmt.FLAT_PLAIN, start >> out.bits)
+            named = list(self._names(entries, below))
+            length = dirents.length(named)
+            body, xattrs = Body(fmt.FLAT_INLINE), self._xattrs(node)
             head = inode(attr._replace(size=length), body, xattrs, self._epoch)
-            out.change(own << fmt.SLOT_BITS, head)
-            out.append(_END)
+            if own or len(head) + length > self._out.block:
+                written = self._write_plain(named, below, attr, parent, own)
+            else:
+                written = self._write_inline(named, below, head, length, parent)
         if self._listed:
-            copied = self._leaves.counted == counted
-            self._listed.add(own, node)
-            if copied:
-                self._listed.keep(node, _Directory(own, len(head), start, length))
-        return own
+            self._listed.add(written.number, node)
+            if self._leaves.counted == counted:
+                self._listed.keep(node, written)
+        return written.number
 
-    def _append(self, named: Iterable[Named], below: "array[int]", own: int) -> None:
-        """Add a directory's blocks, and note the directories that are named in them."""
+    def _write_inline(
+        self, named: list[Named], below: list[int], head: bytes, length: int, parent: int
+    ) -> "_Directory":
+        """Write a directory whose entries follow its inode."""
+        at = self._out.room(1 << fmt.SLOT_BITS, len(head) + length)
+        own, start = at >> fmt.SLOT_BITS, at + len(head)
+        entries = dirents.with_dots(named, own, parent)
+        self._out.append(head + dirents.packed(entries))
+        if below:
+            self._push(below, [start + place for place in dirents.below(entries)], own)
+        return _Directory(own, len(head), start, length, dirents.has_dots_alone(entries))
+
+    def _write_plain(
+        self, named: Iterable[Named], below: list[int], attr: Attr, parent: int, own: int
+    ) -> "_Directory":
+        """Write a directory whose entries take blocks of their own; it may have its place."""
         out = self._out
+        xattrs = self._xattrs(attr.node)
+        if not own:
+            own = out.align(1 << fmt.SLOT_BITS) >> fmt.SLOT_BITS
+            out.append(inode(attr, Body(), xattrs, self._epoch))
+        start = out.align(out.block)
         places = array("Q")
-        for block, some in dirents.blocks(named, out.block):
+        for block, entries in dirents.blocks(dirents.streamed(named, own, parent), out.block):
             at = out.append(block)
-            for number, (name, _, kind) in enumerate(some):
-                if kind == fmt.DIRECTORY and name not in dirents.DOTS:
-                    places.append(at + number * fmt.DIRENT.size)
+            places.extend([at + place for place in dirents.below(entries)])
+        length = out.end - start
+        out.append(_END)
+        body = Body(fmt.FLAT_PLAIN, start >> out.bits)
+        head = inode(attr._replace(size=length), body, xattrs, self._epoch)
+        out.change(own << fmt.SLOT_BITS, head)
         self._push(below, places, own)
+        return _Directory(own, len(head), start, length, False)
 
-    def _push(self, nodes: "array[int]", places: "array[int]", parent: int) -> None:
+    def _push(self, nodes: Sequence[int], places: Sequence[int], parent: int) -> None:
         """Have directories written, the first one next."""
         self._nodes.extend(nodes[::-1])
         self._named_at.extend(places[::-1])
@@ -132,47 +143,68 @@ class Directories:
 
     def _again(self, node: int, parent: int) -> int:
         """Write a directory that has been listed before; return its number, 0 if it has not."""
-        known = self._listed and self._listed.find(node)
-        if not known or not self._listed:
+        listed = self._listed
+        known = listed and listed.find(node)
+        if not known or not listed:
             return 0
         out = self._out
         self.count += 1
-        head = bytearray(out.read(known.number << fmt.SLOT_BITS, known.head))
-        content = bytearray(out.read(known.start, known.length))
-        if known.start == (known.number << fmt.SLOT_BITS) + known.head:
-            at = out.room(1 << fmt.SLOT_BITS, known.head + known.length)
-            start = at + known.head
+        former, head, start, length, dots_alone = known
+        former <<= fmt.SLOT_BITS
+        if start == former + head:
+            written = bytearray(out.read(former, head + length))
+            at = out.room(1 << fmt.SLOT_BITS, head + length)
+            first = head
         else:
+            written = bytearray(out.read(former, head))
             at = out.align(1 << fmt.SLOT_BITS)
-            start = at + known.head + -(at + known.head) % out.block
-            head[fmt.I_U_AT : fmt.I_U_AT + 4] = (start >> out.bits).to_bytes(4, "little")
+            first = head + -(at + head) % out.block
+            written[fmt.I_U_AT : fmt.I_U_AT + 4] = (at + first >> out.bits).to_bytes(4, "little")
+            written += bytes(first - head) + out.read(start, length) + _END
         own = at >> fmt.SLOT_BITS
-        nodes, places = array("Q"), array("Q")
-        view = node & ~_PLACE
-        for block_at in range(0, known.length, out.block):
-            for place, name, number in dirents.directories(
-                content[block_at : block_at + out.block]
-            ):
+        if dots_alone:
+            dirents.lead(written, first, own)
+            dirents.lead(written, first + fmt.DIRENT.size, parent)
+        else:
+            self._lead_others(written, first, length, (at, node, parent))
+        out.append(written)
+        listed.add(own, node)
+        return own
+
+    def _lead_others(
+        self, written: bytearray, first: int, length: int, place: tuple[int, int, int]
+    ) -> None:
+        """Have a copied directory's entries lead to their own directories, which are to come.
+
+        `first` and `length` are where its blocks lie in what was `written`, and `place` is where
+        that is to lie, the directory's node, and its parent's number.
+        """
+        assert self._listed
+        at, node, parent = place
+        own, view = at >> fmt.SLOT_BITS, node & ~_PLACE
+        nodes, places = [], []
+        for start in range(first, first + length, self._out.block):
+            block = written[start : min(start + self._out.block, first + length)]
+            for entry_at, name, number in dirents.directories(block):
                 if name in dirents.DOTS:
-                    to = own if name == b"." else parent
-                    dirents.lead(content, block_at + place, to)
+                    dirents.lead(written, start + entry_at, own if name == b"." else parent)
                 else:
                     nodes.append(view | self._listed.place(number))
-                    places.append(start + block_at + place)
-        out.append(head + bytes(start - at - known.head) + content)
-        out.append(_END)
-        self._listed.add(own, node)
+                    places.append(at + start + entry_at)
         self._push(nodes, places, own)
-        return own
 
 
 class _Directory(NamedTuple):
-    """A directory as it was written: its number, its inode's length, and where its blocks lie."""
+    """A directory as it was written: its number, its inode's length, and where its blocks lie.
+
+    `dots_alone` tells that its first two entries are `.` and `..`, and none else a directory.
+    """
 
     number: int
     head: int
     start: int
     length: int
+    dots_alone: bool
 
 
 class _Listed:
@@ -214,4 +246,4 @@ class _Listed:
         if alike is None or alike[0] not in self._alike:
             return None
         at = self._alike[alike[0]][alike[1]]
-        return _Directory(*[column[at - 1] for column in self._columns]) if at else None
+        return _Directory._make([column[at - 1] for column in self._columns]) if at else None

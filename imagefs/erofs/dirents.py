@@ -4,63 +4,86 @@ Each block holds as many entries as fit, their names behind them; `.` and `..` a
 others, where their names sort. Pure functions.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from imagefs.erofs.format import DIRECTORY, DIRENT
 
-_HEAD = DIRENT.size
+Named: TypeAlias = tuple[bytes, int, int]
+"""A name in a directory, the node number it leads to, and its `file_type`."""
+
 DOTS = (b".", b"..")
+_HEAD = DIRENT.size
+_DOTS_BYTES = 2 * _HEAD + len(b"".join(DOTS))
 
 
-class Named(NamedTuple):
-    """A name in a directory, the node number it leads to, and its `file_type`."""
-
-    name: bytes
-    nid: int
-    type: int
+def length(entries: Sequence[Named]) -> int:
+    """Return the bytes of a directory of these entries that has one block."""
+    return _DOTS_BYTES + _HEAD * len(entries) + sum([len(entry[0]) for entry in entries])
 
 
-def length(names: Iterable[bytes]) -> int:
-    """Return the bytes of a directory of these names that has one block."""
-    return sum(_HEAD + len(name) for name in chain(DOTS, names))
+def with_dots(entries: Sequence[Named], own: int, parent: int) -> list[Named]:
+    """Return sorted entries with `.` and `..` among them."""
+    found = list(entries)
+    for name, nid in zip(DOTS, (own, parent), strict=True):
+        # Few names sort before these.
+        at = 0
+        while at < len(found) and found[at][0] < name:
+            at += 1
+        found.insert(at, (name, nid, DIRECTORY))
+    return found
 
 
-def with_dots(entries: Iterable[Named], own: int, parent: int) -> Iterator[Named]:
-    """Yield sorted entries with `.` and `..` among them."""
-    dots = [Named(b"..", parent, DIRECTORY), Named(b".", own, DIRECTORY)]
+def packed(entries: Sequence[Named]) -> bytes:
+    """Return entries as one block."""
+    at = _HEAD * len(entries)
+    pack = DIRENT.pack
+    heads = []
+    names = []
+    for name, nid, kind in entries:
+        heads.append(pack(nid, at, kind))
+        names.append(name)
+        at += len(name)
+    return b"".join(heads + names)
+
+
+def blocks(entries: Iterable[Named], size: int) -> Iterator[tuple[bytes, Sequence[Named]]]:
+    """Yield the blocks of a directory, the last one as short as it may be, with their entries."""
+    some: list[Named] = []
+    taken = 0
     for entry in entries:
-        while dots and dots[-1].name < entry.name:
+        needed = _HEAD + len(entry[0])
+        if taken + needed > size:
+            yield packed(some).ljust(size, b"\0"), some
+            some, taken = [], 0
+        some.append(entry)
+        taken += needed
+    if some:
+        yield packed(some), some
+
+
+def streamed(entries: Iterable[Named], own: int, parent: int) -> Iterator[Named]:
+    """Yield sorted entries with `.` and `..` among them, however many they are."""
+    dots: list[Named] = [(b"..", parent, DIRECTORY), (b".", own, DIRECTORY)]
+    for entry in entries:
+        while dots and dots[-1][0] < entry[0]:
             yield dots.pop()
         yield entry
     yield from reversed(dots)
 
 
-def blocks(entries: Iterable[Named], size: int) -> Iterator[tuple[bytes, list[Named]]]:
-    """Yield the blocks of a directory, the last one as short as it may be, with their entries."""
-    some: list[Named] = []
-    taken = 0
-    for entry in entries:
-        needed = _HEAD + len(entry.name)
-        if taken + needed > size:
-            yield _packed(some).ljust(size, b"\0"), some
-            some, taken = [], 0
-        some.append(entry)
-        taken += needed
-    if some:
-        yield _packed(some), some
+def below(entries: Sequence[Named]) -> list[int]:
+    """Return where in a block of entries those of directories lie, but for `.` and `..`."""
+    return [
+        number * _HEAD
+        for number, (name, _, kind) in enumerate(entries)
+        if kind == DIRECTORY and name not in DOTS
+    ]
 
 
-def _packed(entries: list[Named]) -> bytes:
-    at = _HEAD * len(entries)
-    pack = DIRENT.pack
-    heads = []
-    for name, nid, kind in entries:
-        heads.append(pack(nid, at, kind))
-        at += len(name)
-    heads.extend([entry[0] for entry in entries])
-    return b"".join(heads)
+def has_dots_alone(entries: Sequence[Named]) -> bool:
+    """Tell whether the first two entries are `.` and `..`, and no other is a directory."""
+    return (entries[0][0], entries[1][0]) == DOTS and not below(entries)
 
 
 def lead(content: bytearray, at: int, nid: int) -> None:

@@ -34,9 +34,10 @@ class Leaves:
         self.count = 0
         self.counted = 0
         """How often a file was named whose count of names depends on the view."""
-        self._numbers = {
+        self.numbers = {
             layer: array("Q", bytes(8 * opened.index.count)) for layer, opened in fs.layers.items()
         }
+        """By layer and row, the number of an inode whose count of names is its layer's, or 0."""
         self._counted: dict[int, int] = {}
         self._fs, self._content, self._out, self._epoch = fs, content, out, epoch
         self._shared = shared
@@ -53,13 +54,13 @@ class Leaves:
             self.counted += 1
         if not layer:
             return self._write(attr, b"", None)
-        found = self._counted.get(attr.node, 0) if count else self._numbers[layer][number]
+        found = self._counted.get(attr.node, 0) if count else self.numbers[layer][number]
         if not found:
             found = self._of_row(attr, layer, number)
             if count:
                 self._counted[attr.node] = found
             else:
-                self._numbers[layer][number] = found
+                self.numbers[layer][number] = found
         return found
 
     def xattrs(self, layer_name: bytes | None, own: Mapping[bytes, bytes]) -> bytes:

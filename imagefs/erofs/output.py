@@ -5,8 +5,8 @@ Owns the buffer in front of the file; what is changed may lie in either. One thr
 
 import os
 
-_FLUSHED = 16 << 20
-"""Bytes that are held back before they are written: most of what is changed still lies there."""
+_FLUSHED = 1 << 20
+"""Bytes that are held back before they are written."""
 
 
 class Output:
