@@ -47,7 +47,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A file of bytes: where it lies, and the layer that it is, if it is one of the store.
+    """A file of bytes: where it lies, and its digest, as `layer`, if it is one of the store.
 
     For one that is read in place, `stamp` tells what it was, as `_stamp` does.
     """
@@ -119,9 +119,10 @@ def devices_of(images: Sequence[Named]) -> tuple[Device, ...]:
     """Return the files of bytes of images, in their layers' order, each once."""
     found = []
     for path, layer in _files(images).items():
+        digest = layer.diff_id if layer.stored else blob_of(layer).digest or None
         with host_errors(path):
-            stamp = () if layer.stored else _stamp(os.stat(path))
-        found.append(Device(os.fspath(path), layer.diff_id if layer.stored else None, stamp))
+            stamp = _stamp(os.stat(path)) if digest is None else ()
+        found.append(Device(os.fspath(path), digest, stamp))
     return tuple(found)
 
 

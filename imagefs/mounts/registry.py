@@ -21,9 +21,10 @@ from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 
 _log = logging.getLogger(__name__)
-_NOBODY, _ROOT = 0, 0
+_ROOT = 0
+_NOBODY = 0
 """The pid in the record of a mount that the kernel serves by itself."""
-_PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
+_PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
 @dataclass(frozen=True, slots=True)
