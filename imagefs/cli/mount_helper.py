@@ -13,7 +13,7 @@ from imagefs.errors import UsageError
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
 WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
-FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
+FLAGS = ("allow_other", "trust_archive", "keep_going", "verify", "quiet", "all")
 # Options that undo others; the last word counts.
 _OPPOSITES = {
     "exec": "noexec",

@@ -17,8 +17,8 @@ from imagefs.index.rows import Row
 from imagefs.vfs.layers_txt import path_of
 from imagefs.vfs.open_layer import OpenLayer
 
-MAX_CHUNKS = 1 << 20
-"""Most chunks of one file: a map of 8 MiB."""
+MAX_CHUNKS = 1 << 22
+"""Most chunks of one file: a map of 32 MiB, which is enough for 16 GiB of pages."""
 MAX_PADDING = 256 << 20
 """Most zeros that are written of a sparse file, besides as many as it has bytes of data."""
 
@@ -100,13 +100,14 @@ class Elsewhere:
         )
         chunks = _holes(layer, row, bits)
         if aligned:
+            size = fmt.CHUNK_INDEX.size
             for at, length, place in runs:
                 address = start + place >> self._bits
                 if address + (length >> self._bits) >= fmt.MAX_ADDRESS:
                     raise HostError(f"{blob.path}: is too long for the kernel's driver")
                 for number in range(at >> bits, -(-(at + length) >> bits)):
                     step = (number << bits) - at >> self._bits
-                    chunks[number] = device, address + step
+                    fmt.CHUNK_INDEX.pack_into(chunks, size * number, 0, device, address + step)
             return _chunked(chunks, bits - self._bits), ()
         return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
 
@@ -173,18 +174,16 @@ def _chunk_bits(size: int, runs: Sequence[tuple[int, int]], least: int) -> int:
     return min(max(enough, largest), least + fmt.MAX_CHUNK_BITS)
 
 
-def _holes(layer: OpenLayer, row: Row, bits: int) -> list[tuple[int, int]]:
-    """Return the chunks of a file without data; HostError where they are too many."""
+def _holes(layer: OpenLayer, row: Row, bits: int) -> bytearray:
+    """Return the map of chunks of a file without data; HostError where they are too many."""
     count = -(-row.size >> bits)
     if count > MAX_CHUNKS:
         raise HostError(f"{_named(layer, row)} is too long for EROFS; --driver native can show it")
-    return [(0, fmt.NULL_ADDRESS)] * count
+    return bytearray(fmt.CHUNK_INDEX.pack(0, 0, fmt.NULL_ADDRESS)) * count
 
 
-def _chunked(chunks: Sequence[tuple[int, int]], bits: int) -> Body:
-    pack = fmt.CHUNK_INDEX.pack
-    table = b"".join([pack(0, device, address) for device, address in chunks])
-    return Body(fmt.CHUNK_BASED, fmt.CHUNK_INDEXES | bits, table)
+def _chunked(chunks: bytearray, bits: int) -> Body:
+    return Body(fmt.CHUNK_BASED, fmt.CHUNK_INDEXES | bits, bytes(chunks))
 
 
 def _copies(
