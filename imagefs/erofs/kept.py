@@ -19,14 +19,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from imagefs.errors import HostError
 from imagefs.host.files import host_errors, open_blob, published
 from imagefs.image.model import Image, Layer
 from imagefs.index.cache import blob_of, key_of
-from imagefs.vfs.image_fs import ImageFs
+
+if TYPE_CHECKING:
+    from imagefs.vfs.image_fs import ImageFs
 
 BITS = 9
 """Blocks of 512 bytes, as members of tars begin at multiples of that."""
@@ -158,7 +160,7 @@ def path_of(directory: Path, wanted: bytes) -> Path:
 
 
 def ensure(
-    images: Sequence[Named], view: str | None, directory: Path, make: Callable[[], ImageFs]
+    images: Sequence[Named], view: str | None, directory: Path, make: Callable[[], "ImageFs"]
 ) -> Kept:
     """Return the metadata of images, written if it is not there: `make` returns what it is to show.
 
@@ -176,7 +178,7 @@ def ensure(
 
 
 def _write(
-    fs: ImageFs, ids: Sequence[str], devices: Sequence[Device], path: Path, wanted: bytes
+    fs: "ImageFs", ids: Sequence[str], devices: Sequence[Device], path: Path, wanted: bytes
 ) -> None:
     from imagefs.erofs.build import write  # noqa: PLC0415
     from imagefs.erofs.content import Elsewhere  # noqa: PLC0415

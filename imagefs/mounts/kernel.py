@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imagefs.erofs import kept
 from imagefs.erofs import mount as erofs_mount
@@ -19,7 +19,9 @@ from imagefs.fuse.mount import unmount_for_good
 from imagefs.host.mount_point import MountPoint
 from imagefs.image.model import Image, directory_names
 from imagefs.mounts.serve import Serving
-from imagefs.vfs.image_fs import ImageFs
+
+if TYPE_CHECKING:
+    from imagefs.vfs.image_fs import ImageFs
 
 _log = logging.getLogger(__name__)
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -56,7 +58,7 @@ def _is_open_to_others(device: Device) -> bool:
 def mount(
     shown: Shown,
     directory: Path,
-    make: Callable[[], ImageFs],
+    make: Callable[[], "ImageFs"],
     point: MountPoint,
     serving: Serving,
 ) -> None:
