@@ -31,7 +31,8 @@ PACKAGES: dict[str, set[str]] = {
     "tree": {"image", "host", "store", "index", "source", "vfs"},
     "scanning": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
-    "mounts": {"host", "fuse"},
+    "erofs": {"image", "host", "index", "vfs"},
+    "mounts": {"image", "host", "vfs", "fuse", "erofs"},
 }
 # The command line joins everything, so it may know all, and nobody may know it.
 COMMAND_LINE = {"cli", "__main__"}

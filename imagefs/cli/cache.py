@@ -9,6 +9,7 @@ from imagefs.cli import output
 from imagefs.cli.options import json_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.cli.quantities import seconds, size
+from imagefs.erofs import kept, live
 from imagefs.errors import CorruptArchive
 from imagefs.image.short_id import short_ids
 from imagefs.index import cache as index_cache
@@ -28,7 +29,7 @@ def cache() -> None:
 @json_option
 def cache_list(as_json: bool) -> None:
     """List what is in the cache, what was used last coming first."""
-    found = inventory.contents(Store())
+    found = inventory.contents(Store(), _mounted())
     if as_json:
         output.show_json(asdict(found) | {"total_bytes": found.total_bytes})
         return
@@ -52,13 +53,21 @@ def cache_list(as_json: bool) -> None:
     )
 
 
+def _mounted() -> set[str]:
+    """Return what the kernel has mounted by itself: ids, and the names of metadata."""
+    found: set[str] = set()
+    for one in live.all_kept():
+        found |= {one.path.name, *one.ids()}
+    return found
+
+
 @cache.command("verify")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def cache_verify(quiet: bool) -> None:
     """Check every digest; what is damaged is removed, and fetched anew when next wanted."""
     store = Store()
     with reporter(quiet=quiet) as progress:
-        damaged = store_verify.verify(store, progress)
+        damaged = store_verify.verify(store, progress, kept.is_whole)
     if damaged:
         listed = "; ".join(f"{one.name} (its bytes are {one.found})" for one in damaged)
         raise CorruptArchive(f"damaged and removed from the cache: {listed}")
@@ -87,6 +96,7 @@ def cache_prune(keep_bytes: int | None, unused_for: float | None) -> None:
         keep_bytes=keep_bytes,
         unused_for=unused_for,
         index_path=lambda layer: index_cache.path_of(store.index_dir, index_cache.key_of(layer)),
+        mounted=_mounted(),
     )
     gone = f"{len(pruned.images)} images and {len(pruned.layers)} layers"
     click.echo(f"removed {gone}: {size_text(pruned.bytes)}")

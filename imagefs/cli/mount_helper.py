@@ -15,7 +15,10 @@ from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 WITH_VALUE = (
     *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes", "tls_ca"),
 )
-FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all", "plain_http", "insecure")
+FLAGS = (
+    *("allow_other", "trust_archive", "keep_going", "verify", "quiet", "all"),
+    *("plain_http", "insecure"),
+)
 # Options that undo others; the last word counts.
 _OPPOSITES = {
     "exec": "noexec",

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,12 +24,17 @@ from imagefs.cli.progress_bars import reporter
 from imagefs.errors import MountError, UsageError
 from imagefs.host.files import NoHomeError
 from imagefs.host.mount_point import MountPoint, hold
+from imagefs.image.model import Image
 from imagefs.image.options import SourceOptions
 from imagefs.mounts import registry as mount_registry
 from imagefs.mounts import serve as server
-from imagefs.mounts.registry import Registry
+from imagefs.mounts.registry import LiveMount, Registry
 from imagefs.mounts.serve import Serving, check_host, default_driver
+from imagefs.progress import Progress
 from imagefs.store.store import Store, default_root
+
+if TYPE_CHECKING:
+    from imagefs.vfs.image_fs import ImageFs
 
 _WORTH_A_WORD = 256 << 20
 """Bytes of layers that are indexed without a word: it takes a moment."""
@@ -46,6 +52,11 @@ _WORTH_A_WORD = 256 << 20
 @click.option(
     "--all", "all_images", is_flag=True, help="Every image of an archive, each in a directory."
 )
+@click.option(
+    "--trust-archive",
+    is_flag=True,
+    help="With --driver kernel: take an archive that others may write to.",
+)
 @serve_options
 @source_options
 def mount(
@@ -56,32 +67,59 @@ def mount(
     *,
     view: str | None,
     all_images: bool,
+    trust_archive: bool,
     quiet: bool,
 ) -> None:
     """Mount an image on a directory.
 
-    Returns when the mount answers, and leaves a daemon behind that serves it.
+    Returns when the mount answers, and leaves a daemon behind that serves it. With --driver kernel
+    none is needed: then all users may enter, and an archive that is changed meanwhile shows changed
+    bytes, as there is nobody to notice.
     """
-    from imagefs.index import cache as index_cache  # noqa: PLC0415
     from imagefs.source import opening  # noqa: PLC0415
-    from imagefs.vfs.image_fs import image_fs, images_fs  # noqa: PLC0415
 
     if all_images and view is not None:
         raise UsageError("--view is of one image: choose it with --image, or leave out --all")
+    if serving.driver == "kernel" and serving.foreground:
+        raise UsageError("--driver kernel has no process to keep in the foreground")
     request = opening.SourceRequest(source, options)
     wanted = _serving(source, mountpoint, serving)
     point = _prepare(wanted)
     store = Store()
     with reporter(quiet=quiet) as progress:
         if all_images:
-            fs = images_fs(opening.open_images(request, store, progress), store.index_dir)
+            images = opening.open_images(request, store, progress)
         else:
-            image = opening.open_image(request, store, progress)
-            waiting = index_cache.missing(image.layers, store.index_dir)
-            if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
-                progress.phase("indexing")
-            fs = image_fs(image, store.index_dir, view)
+            images = [opening.open_image(request, store, progress)]
+
+        def make() -> "ImageFs":
+            return _file_system(images, view, store, progress, all_images=all_images)
+
+        if wanted.driver == "kernel":
+            from imagefs.mounts import kernel  # noqa: PLC0415
+
+            if not trust_archive:
+                kernel.check_trust(images)
+            shown = kernel.Shown(images, view, all_images)
+            kernel.mount(shown, store.erofs_dir, make, point, wanted)
+            return
+        fs = make()
     server.serve(lambda: fs, point, wanted)
+
+
+def _file_system(
+    images: Sequence[Image], view: str | None, store: Store, progress: Progress, *, all_images: bool
+) -> "ImageFs":
+    """Index what is not, and return what is to be shown."""
+    from imagefs.index import cache as index_cache  # noqa: PLC0415
+    from imagefs.vfs.image_fs import image_fs, images_fs  # noqa: PLC0415
+
+    if all_images:
+        return images_fs(images, store.index_dir)
+    waiting = index_cache.missing(images[0].layers, store.index_dir)
+    if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
+        progress.phase("indexing")
+    return image_fs(images[0], store.index_dir, view)
 
 
 @click.command(short_help="Show all images of the engine as directories.")
@@ -95,6 +133,8 @@ def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> No
     from imagefs.source.loader import Loader, LoaderConfig  # noqa: PLC0415
     from imagefs.vfs.engine_fs import Catalog  # noqa: PLC0415
 
+    if serving.driver == "kernel":
+        raise UsageError("what an engine has changes, which only FUSE can show: choose native")
     engine = Engine(addresses.find(options.host))
     wanted = _serving(engine.host, mountpoint, serving)
     point = _prepare(wanted)
@@ -183,7 +223,7 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool, everything: bool) -> Non
 @click.command()
 @json_option
 def mounts(*, as_json: bool) -> None:
-    """List the mounts of imagefs."""
+    """List the mounts of imagefs; as root, those without a daemon too."""
     found = registry().mounts()
     if as_json:
         output.show_json([asdict(one) for one in found])
@@ -191,11 +231,13 @@ def mounts(*, as_json: bool) -> None:
     output.show_table(
         ("SOURCE", "MOUNTPOINT", "PID", "SINCE", "STATE"),
         [
-            (one.source, one.mountpoint, one.pid or "-", one.since or "-", _state(one.alive))
+            (one.source, one.mountpoint, one.pid or "-", one.since or "-", _state(one))
             for one in found
         ],
     )
 
 
-def _state(alive: bool) -> str:
-    return "mounted" if alive else "dead: unmount it"
+def _state(mount: LiveMount) -> str:
+    if mount.changed:
+        return "its archive has changed: unmount it"
+    return "mounted" if mount.alive else "dead: unmount it"

@@ -115,8 +115,8 @@ serve_options = _group(
     click.option("-f", "--foreground", is_flag=True, help="Do not leave a daemon behind."),
     click.option(
         "--driver",
-        type=click.Choice(["native", "libfuse"]),
-        help="How to speak FUSE; native by default on Linux.",
+        type=click.Choice(["native", "libfuse", "kernel"]),
+        help="How to speak FUSE, native by default on Linux; or kernel, which needs no daemon.",
     ),
     click.option(
         "--option",

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from imagefs.erofs import live
 from imagefs.errors import MountError
 from imagefs.fuse import mount as fuse_mount
 from imagefs.host import mountinfo
@@ -21,7 +22,9 @@ from imagefs.host.mount_point import MountPoint
 from imagefs.host.processes import is_killed
 
 _log = logging.getLogger(__name__)
-_OURS = {fuse_mount.FSTYPE}
+_ROOT = 0
+_NOBODY = 0
+"""The pid in the record of a mount that the kernel serves by itself."""
 _PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
@@ -44,7 +47,8 @@ class Record:
 class LiveMount:
     """A mount of imagefs; `pid` and `since` are None where its daemon left no record.
 
-    `owner` is the uid of who mounted it; `alive` is False where the daemon is known to be dead.
+    `owner` is the uid of who mounted it; `alive` is False where the daemon is known to be dead. A
+    mount by the driver `kernel` has no daemon; `changed` tells that its archive is another by now.
     """
 
     source: str
@@ -53,6 +57,8 @@ class LiveMount:
     pid: int | None
     since: str | None
     alive: bool
+    driver: str = "fuse"
+    changed: bool = False
 
 
 class Registry:
@@ -67,9 +73,15 @@ class Registry:
     def add(self, source: str, point: MountPoint) -> Path | None:
         """Record that this process serves a mount; return the record, to be removed at the end."""
         mount = point.mounted()
-        if self._directory is None or mount is None:
+        return None if mount is None else self._add(source, mount, os.getpid())
+
+    def add_kernel(self, source: str, mount: mountinfo.Mount) -> None:
+        """Record what a mount that no process serves is called."""
+        self._add(source, mount, _NOBODY)
+
+    def _add(self, source: str, mount: mountinfo.Mount, pid: int) -> Path | None:
+        if self._directory is None:
             return None
-        pid = os.getpid()
         record = Record(
             source,
             mount.mountpoint,
@@ -121,7 +133,7 @@ class Registry:
         return found[0] if found else None
 
     def _found(self) -> list[tuple[mountinfo.Mount, LiveMount]]:
-        ours = [mount for mount in mountinfo.mounts() if mount.fstype in _OURS]
+        ours = [mount for mount in mountinfo.mounts() if _is_ours(mount)]
         if not ours:
             self._records(set())
             return []
@@ -161,9 +173,9 @@ def unmount(path: Path, *, lazy: bool = False, dead: bool = False) -> None:
     mount = mountinfo.at(path)
     if mount is None:
         raise MountError(f"{path}: nothing is mounted here")
-    if mount.fstype not in _OURS:
+    if not _is_ours(mount):
         raise MountError(f"{path}: is a mount of {mount.fstype}, not of imagefs")
-    if not is_own(mount.owner):
+    if not is_own(_owner(mount)):
         raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
     try:
         fuse_mount.unmount(mount, lazy, dead)
@@ -176,8 +188,21 @@ def is_own(owner: int | None) -> bool:
     return os.geteuid() in (0, owner)
 
 
+def _is_ours(mount: mountinfo.Mount) -> bool:
+    return mount.fstype == fuse_mount.FSTYPE or live.of(mount) is not None
+
+
+def _owner(mount: mountinfo.Mount) -> int | None:
+    return _ROOT if mount.fstype == live.FSTYPE else mount.owner
+
+
 def _joined(mount: mountinfo.Mount, record: Record | None) -> LiveMount:
     place, owner = mount.mountpoint, mount.owner
+    metadata = live.of(mount)
+    if metadata is not None:
+        source, since = (record.source, record.since) if record else (mount.source, None)
+        changed = any(device.is_changed() for device in metadata.devices)
+        return LiveMount(source, place, _ROOT, None, since, True, "kernel", changed)
     if record is None:
         return LiveMount(mount.source, place, owner, None, None, alive=True)
     return LiveMount(record.source, place, owner, record.pid, record.since, _is_alive(record))

@@ -47,6 +47,11 @@ def default_driver() -> str:
 
 def check_host(serving: Serving) -> None:
     """Raise HostError, before any work is done, if this machine cannot mount that way."""
+    if serving.driver == "kernel":
+        from imagefs.erofs.mount import check_kernel  # noqa: PLC0415
+
+        check_kernel()
+        return
     check_device()
     if os.geteuid() != 0:
         check_helper(serving.options)

@@ -5,7 +5,7 @@ Reads the store's layout, which `store` describes. Any thread may call it.
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,21 +51,24 @@ class Contents:
     layers: tuple[CachedLayer, ...]
     archive_bytes: int
     index_bytes: int
+    erofs_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all that is there, each counted once."""
-        return self.archive_bytes + self.index_bytes + sum(layer.size for layer in self.layers)
+        """Bytes of layers, archives, indexes and metadata for the kernel, each counted once."""
+        layers = sum(layer.size for layer in self.layers)
+        return self.archive_bytes + self.index_bytes + self.erofs_bytes + layers
 
 
-def contents(store: Store) -> Contents:
-    """Return what is in the store."""
+def contents(store: Store, mounted: Collection[str] = ()) -> Contents:
+    """Return what is in the store; `mounted` are ids that no process claims, but the kernel."""
     with host_errors(store.root), store.guard(shared=True):
-        used = claimed_ids(store)
+        used = claimed_ids(store).union(mounted)
         sizes = layer_stats(store)
         images = cached_images(store, sizes, used)
         archive_bytes = sum(status.st_size for status in archive_stats(store).values())
         index_bytes = sum(status.st_size for status in index_stats(store).values())
+        erofs_bytes = sum(status.st_size for status in erofs_stats(store).values())
     counts = Counter(diff_id for image in images for diff_id in set(image.diff_ids))
     layers = [
         CachedLayer(name, status.st_size, counts[name], name in used, status.st_atime)
@@ -76,6 +79,7 @@ def contents(store: Store) -> Contents:
         tuple(sorted(layers, key=lambda layer: -layer.last_used)),
         archive_bytes,
         index_bytes,
+        erofs_bytes,
     )
 
 
@@ -124,6 +128,11 @@ def archive_stats(store: Store) -> dict[str, os.stat_result]:
 def index_stats(store: Store) -> dict[Path, os.stat_result]:
     """Return what stat says of each index's file; those just being written come and go."""
     return _stats(store.index_dir.iterdir())
+
+
+def erofs_stats(store: Store) -> dict[Path, os.stat_result]:
+    """Return what stat says of each file of metadata for the kernel."""
+    return _stats(store.erofs_dir.iterdir())
 
 
 def _stats(paths: Iterable[Path]) -> dict[Path, os.stat_result]:

@@ -7,7 +7,7 @@ Any thread may call it.
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from imagefs.store.inventory import (
     archive_stats,
     cached_images,
     claimed_ids,
+    erofs_stats,
     index_stats,
     layer_stats,
 )
@@ -40,15 +41,17 @@ def prune(
     keep_bytes: int | None = None,
     unused_for: float | None = None,
     index_path: Callable[[Layer], Path] | None = None,
+    mounted: Collection[str] = (),
 ) -> Pruned:
     """Remove what no living process uses, what was used longest ago first.
 
     With `unused_for`, only what nobody has used for so many seconds goes; with `keep_bytes`, only
     as much as must go for the store to hold no more than that; with both, what either asks for.
-    `index_path` tells where a layer's index is, so that it goes with the layer.
+    `index_path` tells where a layer's index is, so that it goes with the layer. `mounted` are the
+    ids of what the kernel has mounted, and the names of its metadata: no process claims these.
     """
     with host_errors(store.root), store.guard():
-        pruning = _Pruning(store, index_path)
+        pruning = _Pruning(store, index_path, mounted)
         oldest = None if unused_for is None else time.time() - unused_for
         everything = oldest is None and keep_bytes is None
         for last_used, remove in pruning.candidates():
@@ -66,13 +69,18 @@ _Candidate = tuple[float, Callable[[], None]]
 class _Pruning:
     """One run of `prune`: what is left, what refers to what, and what has gone so far."""
 
-    def __init__(self, store: Store, index_path: Callable[[Layer], Path] | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index_path: Callable[[Layer], Path] | None,
+        mounted: Collection[str],
+    ) -> None:
         self._store = store
         self._index_path = index_path
-        self._used = claimed_ids(store)
+        self._used = claimed_ids(store).union(mounted)
         self._sizes = layer_stats(store)
         self._archives = archive_stats(store)
-        self._indexes = index_stats(store)
+        self._indexes = index_stats(store) | erofs_stats(store)
         self._images = cached_images(store, self._sizes, self._used)
         self._references = Counter(name for image in self._images for name in set(image.diff_ids))
         self.total = sum(
@@ -104,7 +112,7 @@ class _Pruning:
         found += [
             (max(status.st_atime, status.st_mtime), partial(self._drop_index, path))
             for path, status in self._indexes.items()
-            if path not in of_layers
+            if path not in of_layers and path.name not in self._used
         ]
         return sorted(found, key=lambda candidate: candidate[0])
 

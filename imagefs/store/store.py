@@ -11,6 +11,7 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
     images/<hex>/            config.json, manifest.json, names.json of the image with that id
     refs/                    what names and ids have meant: the answer when the engine is down
     index/                   the layers' indexes, which their own module writes
+    erofs/                   metadata for the kernel's own driver, which its own module writes
     uses/                    what living processes have mounted: one locked file each
     locks/                   one file for each piece of work that two processes may want to do
     work/                    what is not whole yet: one locked directory for each piece of work
@@ -75,6 +76,7 @@ class Store:
         self.images_dir = self.root / "images"
         self.refs = Refs(self.root / "refs")
         self.index_dir = self.root / "index"
+        self.erofs_dir = self.root / "erofs"
         self.uses_dir = self.root / "uses"
         self.locks_dir = self.root / "locks"
         self.work_dir = self.root / "work"
@@ -111,6 +113,7 @@ class Store:
             self.images_dir,
             self.refs.directory,
             self.index_dir,
+            self.erofs_dir,
             self.uses_dir,
             self.locks_dir,
             self.work_dir,
@@ -167,7 +170,7 @@ class Store:
 
     def _transient(self) -> Iterator[Path]:
         """Yield what goes with its maker, as far as it bears names that we give."""
-        for directory in (self.work_dir, self.uses_dir, self.index_dir):
+        for directory in (self.work_dir, self.uses_dir, self.index_dir, self.erofs_dir):
             for entry in os.scandir(directory):
                 if _TRANSIENT.fullmatch(entry.name) and not entry.is_symlink():
                     yield directory / entry.name

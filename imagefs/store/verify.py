@@ -6,15 +6,15 @@ thread may call it.
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagefs.host.files import host_errors
+from imagefs.host.files import host_errors, remove_unlocked
 from imagefs.progress import Progress, Silent
 from imagefs.store.hashed_file import digest_of
-from imagefs.store.inventory import archive_stats, layer_stats
+from imagefs.store.inventory import archive_stats, erofs_stats, layer_stats
 from imagefs.store.store import Store
 
 _WORKERS = 2
@@ -29,10 +29,13 @@ class Damage:
     found: str
 
 
-def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
+def verify(
+    store: Store, progress: Progress, is_whole: Callable[[Path], bool] | None = None
+) -> tuple[Damage, ...]:
     """Hash everything that the store holds, and remove what is not what its name says.
 
-    What is removed is fetched or decompressed anew when it is next wanted.
+    `is_whole` tells of a file of metadata for the kernel whether it is as it was written. What is
+    removed is fetched, decompressed or written anew when it is next wanted.
     """
     layers, archives = layer_stats(store), archive_stats(store)
     total = sum(status.st_size for group in (layers, archives) for status in group.values())
@@ -49,8 +52,9 @@ def verify(store: Store, progress: Progress) -> tuple[Damage, ...]:
             for suspect, digest in zip(suspects, digests, strict=True)
             if digest not in {suspect[0], _GONE}
         ]
+        torn = [path for path in erofs_stats(store) if is_whole and not is_whole(path)]
         with store.guard():
-            return tuple(_removed(damaged))
+            return (*_removed(damaged), *_without(torn))
 
 
 def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
@@ -63,6 +67,13 @@ def _removed(suspects: Iterable[tuple[str, Path, Path]]) -> Iterator[Damage]:
         if digest not in {name, _GONE}:
             _remove(path)
             yield Damage(name, digest)
+
+
+def _without(torn: Iterable[Path]) -> Iterator[Damage]:
+    """Remove metadata that is not as it was written; not what is just being written."""
+    for path in torn:
+        if remove_unlocked(path):
+            yield Damage(path.name, "not as it was written")
 
 
 def _digest(path: Path, progress: Progress) -> str:

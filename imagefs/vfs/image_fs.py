@@ -29,7 +29,7 @@ from imagefs.vfs import layers_txt, merge, nodeid
 from imagefs.vfs.lazy_listing import WIDE, Growing, Wide
 from imagefs.vfs.links import Links
 from imagefs.vfs.memory import Memory
-from imagefs.vfs.merge import Visible
+from imagefs.vfs.merge import Place, Visible
 from imagefs.vfs.open_layer import BLOCK, Maps, OpenLayer, blocks_of
 from imagefs.vfs.pile import Pile, Piles
 from imagefs.vfs.synthetic import Synthetic, SyntheticTree
@@ -75,6 +75,31 @@ class ImageFs:
         self._piles, self._maps = Piles(self._memory), Maps(self._memory)
         self._root = ROOT_ID
         self.synthetic = SyntheticTree()
+
+    @property
+    def root(self) -> int:
+        """The node that the root directory stands for: itself, or the root of the one view."""
+        return self._root
+
+    @property
+    def layers(self) -> Mapping[int, OpenLayer]:
+        """The open layers by the numbers that node ids have, in the order of the images."""
+        return self._layers
+
+    @property
+    def layer_names(self) -> Mapping[int, bytes]:
+        """What LAYER_XATTR says of each layer, by its number."""
+        return self._layer_names
+
+    def alike(self, node: int) -> Place | None:
+        """Return what directories have in common that show the same, with all below them.
+
+        None where that is not known of the directory: it is in no merged view, or the counts of
+        hard links differ from view to view wherever they please.
+        """
+        view, layer, number = nodeid.unpack(node)
+        seen = self._views.get(view)
+        return seen.alike(layer, number) if seen and layer else None
 
     # Building
 
@@ -468,6 +493,17 @@ class ImageFs:
             return ()
         names = self._indexes[layer].xattrs(row)
         return [name for name in names if not (masked and name.startswith(_OVERLAY_XATTRS))]
+
+    def xattrs(self, node: int) -> dict[bytes, bytes]:
+        """Return all that `listxattr` and `getxattr` tell, and LAYER_XATTR, at once."""
+        layer, row, masked = self._described(node)
+        if not layer:
+            return {}
+        found = {LAYER_XATTR: self._layer_names[layer]}
+        for name, value in self._indexes[layer].xattrs(row).items():
+            if name != LAYER_XATTR and not (masked and name.startswith(_OVERLAY_XATTRS)):
+                found[name] = value
+        return found
 
     def statfs(self) -> Statfs:
         """See FileSystem; the sum of all layers."""

@@ -49,7 +49,7 @@ def summaries(image: Image, links: Links) -> list[LayerSummary]:
 def _lost(index: Index, links: Lost | None) -> Iterator[str]:
     """Yield a note on hard links to nothing, if there are any."""
     if links is not None:
-        name = _path(index, links.first).decode("utf-8", "backslashreplace")
+        name = path_of(index, links.first).decode("utf-8", "backslashreplace")
         if links.number == 1:
             yield f"no layer holds what hard link {name!r} leads to: it cannot be read"
         else:
@@ -59,7 +59,8 @@ def _lost(index: Index, links: Lost | None) -> Iterator[str]:
             )
 
 
-def _path(index: Index, number: int) -> bytes:
+def path_of(index: Index, number: int) -> bytes:
+    """Return where in a layer a row's name is."""
     names: list[bytes] = []
     while number:
         row = index.row(number)

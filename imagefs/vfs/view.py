@@ -74,6 +74,10 @@ class View:
         child = self._index.find(self._index.row(number), name)
         return (layer, child) if child else None
 
+    def alike(self, layer: int, number: int) -> Place | None:
+        """Return what is one for all directories that show the same, by `ImageFs.alike`."""
+        return None
+
     def places(self, layer: int, number: int) -> Sequence[Spot]:
         """Return the directories that show through each other, none where no more than one does."""
         return ()
@@ -140,6 +144,10 @@ class MergedView(View):
         """Return what a directory has under a name, and the layer that it is of."""
         found = self._piles.lookup(self._spot(layer, number), name)
         return (found[0].layer, found[1]) if found else None
+
+    def alike(self, layer: int, number: int) -> Place | None:
+        """Return what is one for all directories that show the same, by `ImageFs.alike`."""
+        return None if self.has_links else (self._pile.chain(layer).number, number)
 
     def places(self, layer: int, number: int) -> Sequence[Spot]:
         """Return the directories that show through each other, none where no more than one does."""

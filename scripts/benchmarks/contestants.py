@@ -145,6 +145,18 @@ class ImagefsLibfuse(ImagefsNative):
     driver = "libfuse"
 
 
+class ImagefsKernel(ImagefsNative):
+    """imagefs with the kernel's EROFS, which reads the archive without a daemon."""
+
+    name = "imagefs, kernel"
+    driver = "kernel"
+
+    def make(self) -> None:
+        """See Contestant; the kernel takes no archive that others may write to."""
+        os.chown(self.archive, 0, 0)
+        self.archive.chmod(0o644)
+
+
 class Extracted(Contestant):
     """The image unpacked into a directory, on whatever disk the workspace is.
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from zlib import crc32
 
 from benchmarks import archives, unpack
-from benchmarks.contestants import Contestant, Extracted, ImagefsLibfuse, ImagefsNative
+from benchmarks.contestants import (
+    Contestant,
+    Extracted,
+    ImagefsKernel,
+    ImagefsLibfuse,
+    ImagefsNative,
+)
 from benchmarks.host import call, disk_bytes, find_program
 from benchmarks.workspace import discard
 
@@ -304,6 +310,7 @@ EVERYBODY: tuple[type[Contestant], ...] = (
     Ext4,
     ImagefsNative,
     ImagefsLibfuse,
+    ImagefsKernel,
     KernelOverlay,
     Podman,
     Erofs,

@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any
 
 from benchmarks.archives import HARD
-from benchmarks.contestants import Extracted, ImagefsNative
+from benchmarks.contestants import Extracted, ImagefsKernel, ImagefsNative
 from benchmarks.peers import Erofs, FuseOverlay, Podman, Ratarmount
 
 Results = Mapping[str, Any]
 """By suite, what it kept."""
 Measure = Callable[[Results], float]
 
-OURS, FLOOR = ImagefsNative.name, Extracted.name
+OURS, KERNEL, FLOOR = ImagefsNative.name, ImagefsKernel.name, Extracted.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ def _median(values: Any) -> float:
     return float(median(values))
 
 
-def _read(row: str, other: str = FLOOR) -> Measure:
+def _read(row: str, other: str = FLOOR, ours: str = OURS) -> Measure:
     def measure(results: Results) -> float:
         times = results["read"]["seconds"][row]
-        return _median(times[OURS]) / _median(times[other])
+        return _median(times[ours]) / _median(times[other])
 
     return measure
 
@@ -64,16 +64,16 @@ def _ready(key: str, other: str) -> Measure:
     return measure
 
 
-def _ready_seconds(key: str) -> Measure:
-    return lambda results: _median(results["ready"]["ready"][OURS][key]["seconds"])
+def _ready_seconds(key: str, ours: str = OURS) -> Measure:
+    return lambda results: _median(results["ready"]["ready"][ours][key]["seconds"])
 
 
-def _worst_row(other: str) -> Measure:
+def _worst_row(other: str, ours: str = OURS) -> Measure:
     """Return the measure of the row in which we come off worst beside another."""
 
     def measure(results: Results) -> float:
         rows = results["read"]["seconds"].values()
-        return max(_median(row[OURS]) / _median(row[other]) for row in rows if other in row)
+        return max(_median(row[ours]) / _median(row[other]) for row in rows if other in row)
 
     return measure
 
@@ -136,6 +136,15 @@ TARGETS = (
         lambda results: _many("memory")(results) / 2**20,
         "MiB",
     ),
+    Target("kernel: `find` with stat, fresh", 2.0, _read("find", ours=KERNEL)),
+    Target("kernel: `grep -r`, fresh", 1.5, _read("grep", ours=KERNEL)),
+    Target("kernel: `tar c`, fresh", 1.6, _read("tar", ours=KERNEL)),
+    Target("kernel: `diff -r` of two snapshots", 1 / 3, _read("diff", ours=KERNEL)),
+    Target("kernel: 10,000 small files, shuffled", 4.0, _read("open", ours=KERNEL)),
+    Target("kernel: sequential read of 1 GiB", 2.0, _read("sequential", ours=KERNEL)),
+    Target("kernel: random reads of 4 KiB", 4.0, _read("random", ours=KERNEL)),
+    Target("kernel: ready again", 0.25, _ready_seconds("before", KERNEL), "s"),
+    Target("kernel: the worst row beside EROFS", 1.1, _worst_row(Erofs.name, KERNEL)),
     *(
         Target(f"memory while indexing two million {kind}", 400, _index_memory(kind), "MiB")
         for kind in ("files", *HARD)

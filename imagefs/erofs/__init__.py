@@ -1,0 +1,1 @@
+"""The kernel's own driver: images laid out as EROFS, their files where they are."""

@@ -1,0 +1,208 @@
+"""Where the bytes of files lie: in other files, which the kernel reads, or in the image itself.
+
+Owns how a file becomes chunks: one piece of the archive, or a sparse map with its holes. What the
+kernel cannot reach where it lies, since it begins or ends within a block, is copied.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from imagefs.erofs import format as fmt
+from imagefs.erofs.inodes import Body
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.index import rows
+from imagefs.index.cache import blob_of
+from imagefs.index.rows import Row
+from imagefs.vfs.layers_txt import path_of
+from imagefs.vfs.open_layer import OpenLayer
+
+MAX_CHUNKS = 1 << 22
+"""Most chunks of one file: a map of 32 MiB, which is enough for 16 GiB of pages."""
+MAX_PADDING = 256 << 20
+"""Most zeros that are written of a sparse file, besides as many as it has bytes of data."""
+
+
+class Copy(NamedTuple):
+    """Content to put into the image: so much of a file, from an offset on.
+
+    `chunk` is which of the body's is to lead there; None where the inode itself does.
+    """
+
+    chunk: int | None
+    offset: int
+    length: int
+
+
+Placed = tuple[Body, Sequence[Copy]]
+
+
+class Content(Protocol):
+    """How the bytes of regular files get into an image, or are found from there."""
+
+    devices: Sequence[Path]
+    """The files of bytes, numbered from 1."""
+    loses: bool
+    """Whether anything led to the device of what is lost, which comes behind the others."""
+
+    def place(self, layer: OpenLayer, row: Row, room: int) -> Placed:
+        """Return where a file's content is to lie; `room` is what an inode leaves of a block."""
+
+
+class Elsewhere:
+    """Content that stays where it is: in the archive, or in the layers of the store."""
+
+    def __init__(self, devices: Sequence[Path], bits: int) -> None:
+        self.devices = devices
+        self.loses = False
+        self._numbers = {path: number for number, path in enumerate(devices, 1)}
+        self._bits = bits
+        self._whole = fmt.CHUNK_INDEXES | fmt.MAX_CHUNK_BITS
+        self._most = 1 << bits + fmt.MAX_CHUNK_BITS
+
+    def place(self, layer: OpenLayer, row: Row, room: int) -> Placed:
+        """See Content."""
+        del room
+        blob = blob_of(layer.layer)
+        if row.flags & rows.FOREIGN:
+            return self._lost(), ()
+        if not row.size:
+            return Body(), ()
+        device = self._numbers[blob.path]
+        start = blob.offset + row.data
+        if row.flags & rows.SPARSE:
+            return self._sparse(layer, row, device, start)
+        if row.data + row.size > blob.length:
+            return self._lost(), ()
+        address, rest = divmod(start, 1 << self._bits)
+        if rest or row.size > self._most or address > fmt.MAX_ADDRESS:
+            return self._sparse(layer, row, device, start)
+        chunk = fmt.CHUNK_INDEX.pack(0, device, address)
+        return Body(fmt.CHUNK_BASED, self._whole, chunk), ()
+
+    def _lost(self) -> Body:
+        """Return a body whose content cannot be read: it lies far beyond the end of a device."""
+        self.loses = True
+        chunk = fmt.CHUNK_INDEX.pack(0, len(self.devices) + 1, fmt.MAX_ADDRESS)
+        return Body(fmt.CHUNK_BASED, self._whole, chunk)
+
+    def _sparse(self, layer: OpenLayer, row: Row, device: int, start: int) -> Placed:
+        runs = list(_runs(layer, row))
+        blob = blob_of(layer.layer)
+        if any(row.data + place + length > blob.length for _, length, place in runs):
+            return self._lost(), ()
+        bits = _chunk_bits(row.size, [(at, at + length) for at, length, _ in runs], self._bits)
+        aligned = all(
+            not (start + place) % (1 << self._bits)
+            and not at % (1 << bits)
+            and (at + length == row.size or not (at + length) % (1 << bits))
+            for at, length, place in runs
+        )
+        chunks = _holes(layer, row, bits)
+        if aligned:
+            size = fmt.CHUNK_INDEX.size
+            for at, length, place in runs:
+                address = start + place >> self._bits
+                if address + (length >> self._bits) >= fmt.MAX_ADDRESS:
+                    raise HostError(f"{blob.path}: is too long for the kernel's driver")
+                for number in range(at >> bits, -(-(at + length) >> bits)):
+                    step = (number << bits) - at >> self._bits
+                    fmt.CHUNK_INDEX.pack_into(chunks, size * number, 0, device, address + step)
+            return _chunked(chunks, bits - self._bits), ()
+        return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
+
+
+class Included:
+    """Content that is copied into the image: behind its inode, or in blocks of its own."""
+
+    devices: Sequence[Path] = ()
+    loses = False
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+
+    def place(self, layer: OpenLayer, row: Row, room: int) -> Placed:
+        """See Content; CorruptArchive where the content is lost."""
+        lost = row.flags & rows.FOREIGN
+        if lost or (row.data + row.size > blob_of(layer.layer).length and not _is_sparse(row)):
+            raise CorruptArchive(
+                f"the content of {_named(layer, row)} is lost; an image cannot say so"
+            )
+        if not row.size:
+            return Body(), ()
+        if _is_sparse(row):
+            runs = list(_runs(layer, row))
+            bits = _chunk_bits(row.size, [(at, at + length) for at, length, _ in runs], self._bits)
+            chunks = _holes(layer, row, bits)
+            return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
+        if row.size <= room:
+            return Body(fmt.FLAT_INLINE, 0, layer.read(row, 0, row.size)), ()
+        return Body(), (Copy(None, 0, row.size),)
+
+
+def _is_sparse(row: Row) -> bool:
+    return bool(row.flags & rows.SPARSE)
+
+
+def _named(layer: OpenLayer, row: Row) -> str:
+    return repr(path_of(layer.index, row.inode).decode("utf-8", "backslashreplace"))
+
+
+def _runs(layer: OpenLayer, row: Row) -> Iterator[tuple[int, int, int]]:
+    """Yield a file's runs of data: offset, length, and place in what is stored of it."""
+    if not row.flags & rows.SPARSE:
+        yield 0, row.size, 0
+        return
+    place = 0
+    for at, length in layer.index.runs(row):
+        if length:
+            yield at, length, place
+        place += length
+
+
+def _chunk_bits(size: int, runs: Sequence[tuple[int, int]], least: int) -> int:
+    """Return the bits of the largest chunks that no run begins or ends within, if they are few.
+
+    Else those of the smallest of which a file has no more than MAX_CHUNKS.
+    """
+    enough = max(least, (-(-size // MAX_CHUNKS) - 1).bit_length())
+    edges = 0
+    for start, end in runs:
+        edges |= start | (0 if end == size else end)
+    whole = max(least, (size - 1).bit_length())
+    largest = min(whole, (edges & -edges).bit_length() - 1) if edges else whole
+    return min(max(enough, largest), least + fmt.MAX_CHUNK_BITS)
+
+
+def _holes(layer: OpenLayer, row: Row, bits: int) -> bytearray:
+    """Return the map of chunks of a file without data; HostError where they are too many."""
+    count = -(-row.size >> bits)
+    if count > MAX_CHUNKS:
+        raise HostError(f"{_named(layer, row)} is too long for EROFS; --driver native can show it")
+    return bytearray(fmt.CHUNK_INDEX.pack(0, 0, fmt.NULL_ADDRESS)) * count
+
+
+def _chunked(chunks: bytearray, bits: int) -> Body:
+    return Body(fmt.CHUNK_BASED, fmt.CHUNK_INDEXES | bits, bytes(chunks))
+
+
+def _copies(
+    layer: OpenLayer, row: Row, runs: Sequence[tuple[int, int, int]], bits: int
+) -> Sequence[Copy]:
+    """Return the chunks that hold data, to be copied; HostError where they are too much."""
+    numbers: dict[int, None] = {}
+    stored = total = 0
+    for at, length, _ in runs:
+        first, last = at >> bits, -(-(at + length) >> bits)
+        stored += length
+        total += min(last << bits, row.size) - (first << bits)
+        if total > 2 * stored + MAX_PADDING:
+            raise HostError(
+                f"the data of {_named(layer, row)} is too scattered for EROFS;"
+                " --driver native can show it"
+            )
+        numbers.update(dict.fromkeys(range(first, last)))
+    return [
+        Copy(number, number << bits, min(1 << bits, row.size - (number << bits)))
+        for number in numbers
+    ]

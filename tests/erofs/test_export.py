@@ -1,0 +1,116 @@
+"""Images with all bytes in them: right by erofs-utils, and by a kernel that knows nothing of us."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from imagefs.erofs.export import export
+from imagefs.errors import CorruptArchive, HostError
+from imagefs.vfs.image_fs import ImageFs
+from tests.support import conformance
+from tests.support.agreeing import agree
+from tests.support.kernel import need_kernel
+from tests.support.needs import need_tool
+from tests.support.tars import File, Hard, fs_of, layer
+
+LAYERS = [
+    layer(conformance.CONTENT | {"long/": "", **{f"long/{n}": "x" * n for n in range(3990, 4110)}}),
+    layer({"dir/.wh.inner": "", "new": File("n" * 10_000), "link2": Hard("new")}),
+]
+
+
+@contextmanager
+def by_loop(path: Path, mountpoint: Path) -> Iterator[Path]:
+    """Mount an image as anybody would: by mount(8), which takes a loop device."""
+    mountpoint.mkdir()
+    subprocess.run(["mount", "-t", "erofs", "-o", "ro,loop", path, mountpoint], check=True)
+    try:
+        yield mountpoint
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+
+
+def exported(fs: ImageFs, folder: Path) -> Path:
+    path = folder / "image.erofs"
+    export(fs, path)
+    return path
+
+
+@pytest.mark.parametrize("view", ["rootfs", None])
+def test_any_kernel_shows_it(view: str | None, tmp_path: Path) -> None:
+    """A kernel mounts the image and shows what FUSE would, contents and all."""
+    need_kernel()
+    fs = fs_of(LAYERS, tmp_path, view)
+    with by_loop(exported(fs, tmp_path), tmp_path / "m") as mountpoint:
+        assert agree(fs, mountpoint) > 400
+
+
+@pytest.mark.parametrize("view", ["rootfs", None])
+def test_fsck_finds_nothing(view: str | None, tmp_path: Path) -> None:
+    """fsck.erofs finds no fault, and extracts every file as it is."""
+    fsck = need_tool("fsck.erofs", "erofs-utils")
+    fs = fs_of(
+        [layer({f"d{n}/{m}": f"{n}" * m for n in range(9) for m in range(300)})], tmp_path, view
+    )
+    path, into = exported(fs, tmp_path), tmp_path / "extracted"
+    done = subprocess.run([fsck, f"--extract={into}", path], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert agree_in_content(fs, fs.root, into) >= 9 * 300
+
+
+def agree_in_content(fs: ImageFs, node: int, directory: Path) -> int:
+    """Compare files with those of a directory; return how many there are."""
+    count = 0
+    entries = fs.listdir(node)
+    assert sorted(os.listdir(os.fsencode(directory))) == [entry.name for entry in entries]
+    for name, attr in entries:
+        path = directory / os.fsdecode(name)
+        if path.is_dir():
+            count += agree_in_content(fs, attr.node, path)
+        else:
+            assert path.read_bytes() == fs.read(attr.node, 0, attr.size), path
+            count += 1
+    return count
+
+
+def test_dump_tells_what_was_meant(tmp_path: Path) -> None:
+    """dump.erofs reads the superblock, its check sum among the rest, and an inode."""
+    dump = need_tool("dump.erofs", "erofs-utils")
+    path = exported(
+        fs_of([layer({"f": File("x" * 5000, 0o640, uid=7)})], tmp_path, "rootfs"), tmp_path
+    )
+    said = subprocess.run([dump, "-s", path], capture_output=True, check=True).stdout.decode()
+    assert "sb_csum" in said
+    assert "0xE0F5E1E2" in said
+    said = subprocess.run(
+        [dump, "--path=/f", path], capture_output=True, check=True
+    ).stdout.decode()
+    assert "Size: 5000" in said
+    assert "Uid: 7" in said
+
+
+def test_lost_content_is_refused(tmp_path: Path) -> None:
+    """An image cannot say that content is lost: it is not written, and nothing is left."""
+    fs = fs_of([layer({"d/gone": Hard("nowhere")})], tmp_path, "rootfs")
+    with pytest.raises(CorruptArchive, match="'d/gone' is lost"):
+        exported(fs, tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if "erofs" in name or name.endswith(".tmp")]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Where the disk is full, that is said, and nothing half-made stays."""
+    need_kernel()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        fs = fs_of([layer({"f": File(os.urandom(2 << 20))})], tmp_path, "rootfs")
+        with pytest.raises(HostError, match="No space left"):
+            export(fs, disk / "image.erofs")
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
