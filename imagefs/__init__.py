@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagefs.tree.tree import open_image as open_image
+    from imagefs.tree.opening import open_image as open_image
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Imported when asked for: a command that starts needs none of it.
     if name == "open_image":
-        from imagefs.tree.tree import open_image  # noqa: PLC0415
+        from imagefs.tree.opening import open_image  # noqa: PLC0415
 
         return open_image
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

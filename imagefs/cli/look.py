@@ -22,6 +22,7 @@ from imagefs.filesystem import Attr, Entry
 from imagefs.image.options import SourceOptions
 from imagefs.source.opening import SourceRequest
 from imagefs.text import printable
+from imagefs.tree.opening import open_tree
 from imagefs.tree.tree import Tree
 
 _AT_ONCE = 1 << 20
@@ -50,7 +51,7 @@ class Style:
 def opened(request: SourceRequest, view: str, *, quiet: bool) -> Iterator[Tree]:
     """Open a source's view; what goes wrong with a path in it is one line."""
     with reporter(quiet=quiet) as progress:
-        tree = Tree(request, view, progress)
+        tree = open_tree(request, view, progress)
     try:
         with tree:
             yield tree
