@@ -47,8 +47,13 @@ def main() -> NoReturn:
 
 
 def is_call(args: Sequence[str]) -> bool:
-    """Tell whether these are a mount helper's words rather than a command of ours."""
-    return len(args) >= 4 and not args[0].startswith("-") and args[2] == "-o"
+    """Tell whether these are a mount helper's words rather than a command of ours.
+
+    `imagefs export SOURCE -o FILE` looks the same, but for what mount(8) says each time.
+    """
+    if len(args) < 4 or args[0].startswith("-") or args[2] != "-o":
+        return False
+    return args[0] != "export" or not {"rw", "ro"}.isdisjoint(args[3].split(","))
 
 
 def words(args: Sequence[str]) -> list[str]:

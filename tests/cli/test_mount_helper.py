@@ -113,6 +113,8 @@ def test_a_source_is_no_option() -> None:
         ("mount -f app:v1 /mnt", False),
         ("--debug mount app:v1 /mnt", False),
         ("unmount /mnt -l", False),
+        ("export /srv/app.tar -o /tmp/root.tar", False),
+        ("export /mnt -o rw,noexec,dev,suid", True),
     ],
 )
 def test_our_own_commands_are_told_from_a_helpers_call(words: str, is_call: bool) -> None:
