@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imagefs.filesystem import Attr, Entry
-from imagefs.tree.export import unreadable
+from imagefs.tree.export import AT_ONCE, AT_ONCE_SPARSE, read, runs_of
 from imagefs.tree.tree import Origin, Tree
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
 ASPECTS = ("type", "content", "target", "device", "mode", "owner", "mtime", "xattr")
 """What two things of one path may differ in. How many names a file has is none of it."""
-_AT_ONCE = 1 << 20
 
 
 class Change(NamedTuple):
@@ -145,14 +144,14 @@ class _Comparison:
         assert self._old is not None
         if old.size != new.size:
             return True
-        try:
-            for start, end in _overlaid(self._old.runs(old, path), self._new.runs(new, path)):
-                for at in range(start, end, _AT_ONCE):
-                    size = min(_AT_ONCE, end - at)
-                    if self._old.read(old, at, size, path) != self._new.read(new, at, size, path):
-                        return True
-        except OSError as error:
-            raise unreadable(path, error) from error
+        runs = [runs_of(self._old, old, path), runs_of(self._new, new, path)]
+        size = AT_ONCE if max(map(len, runs)) < 2 else AT_ONCE_SPARSE
+        reached = 0
+        for start, end in _overlaid(*map(iter, runs)):
+            for at in range(max(start, reached), end, size):
+                if read(self._old, old, at, size, path) != read(self._new, new, at, size, path):
+                    return True
+                reached = at + size
         return False
 
 

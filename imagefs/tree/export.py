@@ -7,7 +7,7 @@ through a function of the caller's, whose errors are the caller's.
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from imagefs.errors import PathError
 from imagefs.filesystem import Attr
@@ -16,7 +16,8 @@ from imagefs.tar import header as tar_header
 from imagefs.tar.write import END, Member, head, padding
 from imagefs.tree.tree import Path, Tree
 
-_AT_ONCE = 1 << 20
+AT_ONCE, AT_ONCE_SPARSE = 1 << 20, 64 << 10
+"""Bytes that are read at a time, of plain and of sparse files."""
 _TYPES = {
     stat.S_IFREG: tar_header.REGTYPE,
     stat.S_IFDIR: tar_header.DIRTYPE,
@@ -51,13 +52,34 @@ def name_of(tree: Tree, path: Path, attr: Attr) -> bytes:
 
 
 def pieces(
-    tree: Tree, attr: Attr, runs: Iterable[tuple[int, int]], path: bytes
+    tree: Tree, attr: Attr, runs: Sequence[tuple[int, int]], path: bytes
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the bytes of a file's runs with their offsets; PathError where they cannot be read."""
+    # Of a sparse file, what lies near each other is read together.
+    size = AT_ONCE if len(runs) < 2 else AT_ONCE_SPARSE
+    base, content = 0, b""
+    for start, end in runs:
+        at = start
+        while at < end:
+            if not base <= at < base + len(content):
+                base, content = at, read(tree, attr, at, size, path)
+            stop = min(end, base + len(content))
+            yield at, content[at - base : stop - base]
+            at = stop
+
+
+def read(tree: Tree, attr: Attr, offset: int, size: int, path: bytes) -> bytes:
+    """Return up to `size` bytes of a file, fewer at its end; PathError where that fails."""
     try:
-        for start, end in runs:
-            for at in range(start, end, _AT_ONCE):
-                yield at, tree.read(attr, at, min(_AT_ONCE, end - at), path)
+        return tree.read(attr, offset, size, path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def runs_of(tree: Tree, attr: Attr, path: bytes) -> list[tuple[int, int]]:
+    """Return where a file's data begins and ends; PathError where that cannot be read."""
+    try:
+        return list(tree.runs(attr, path))
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -101,10 +123,7 @@ class _Writer:
 
     def _file(self, name: bytes, attr: Attr) -> None:
         tree = self._tree
-        try:
-            runs = list(tree.runs(attr, name))
-        except OSError as error:
-            raise unreadable(name, error) from error
+        runs = runs_of(tree, attr, name)
         is_whole = runs == [(0, attr.size)] or not attr.size
         lengths = None if is_whole else [(start, end - start) for start, end in runs]
         before = head(self._member(name, attr, tar_header.REGTYPE, b"", lengths))

@@ -18,7 +18,7 @@ from imagefs.errors import HostError
 from imagefs.filesystem import Attr, Entry
 from imagefs.host.files import published
 from imagefs.progress import Progress
-from imagefs.tree.export import name_of, pieces, unreadable
+from imagefs.tree.export import name_of, pieces, runs_of
 from imagefs.tree.tree import Path, Tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -212,7 +212,7 @@ class _Copier:
 
     def fill(self, fd: int, attr: Attr, path: bytes) -> None:
         """Write a regular file's content, with its holes, and give it its attributes."""
-        for at, content in pieces(self._tree, attr, self._runs(attr, path), path):
+        for at, content in pieces(self._tree, attr, runs_of(self._tree, attr, path), path):
             view = memoryview(content)
             while view:
                 done = os.pwrite(fd, view, at)
@@ -220,12 +220,6 @@ class _Copier:
             self._progress.advance(len(content))
         os.ftruncate(fd, attr.size)
         self._describe(fd, attr)
-
-    def _runs(self, attr: Attr, path: bytes) -> list[tuple[int, int]]:
-        try:
-            return list(self._tree.runs(attr, path))
-        except OSError as error:
-            raise unreadable(path, error) from error
 
     def _describe(self, fd: int, attr: Attr) -> None:
         """Give an open file or directory its owner, attributes, mode and times, in that order."""

@@ -162,20 +162,10 @@ class Tree:
 
     def runs(self, attr: Attr, path: Path = b"") -> Iterator[tuple[int, int]]:
         """Yield where the data of a regular file begins and ends; all else of it is holes."""
-        if attr.blocks * 512 >= attr.size:
-            if attr.size:
-                yield 0, attr.size
-            return
-        end = 0
         try:
-            while end < attr.size:
-                start = self.fs.seek(attr.node, end, os.SEEK_DATA)
-                end = self.fs.seek(attr.node, start, os.SEEK_HOLE)
-                yield start, end
+            yield from self.fs.runs(attr.node)
         except OSError as error:
-            # No data follows.
-            if error.errno != errno.ENXIO:
-                raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
+            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
 
     def parent(self, node: int) -> Attr:
         """Return the directory above a directory, which of the root is the root."""

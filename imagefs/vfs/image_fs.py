@@ -473,6 +473,14 @@ class ImageFs:
             raise _error(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else size
 
+    def runs(self, node: int) -> Iterator[tuple[int, int]]:
+        """Yield where a regular file's data begins and ends, ascending; all else of it is holes."""
+        _, layer, number = nodeid.unpack(node)
+        if layer:
+            return self._layers[layer].runs(self._row(layer, number))
+        size = len(self.synthetic.get(number).content or b"")
+        return iter([(0, size)] if size else [])
+
     def getxattr(self, node: int, name: bytes) -> bytes | None:
         """See FileSystem."""
         layer, row, masked = self._described(node)
