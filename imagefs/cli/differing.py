@@ -140,6 +140,8 @@ def _print(pairs: list[Pair], ignored: list[str], show: Show, *, paged: bool) ->
     else:
         for line in lines():
             output.write_bytes(line)
+        with output.written():
+            sys.stdout.flush()
     return found
 
 
