@@ -14,7 +14,7 @@ import click
 
 from imagefs.cli import output
 from imagefs.cli.look import opened
-from imagefs.cli.options import source_argument, source_options, view_option
+from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, UsageError
 from imagefs.host.files import published
@@ -28,8 +28,8 @@ from imagefs.tree.tree import Tree
 
 @click.command(short_help="Copy files of an image to a directory.")
 @source_argument
-@click.argument("path")
-@click.argument("dest")
+@click.argument("path", **completed("paths"))
+@click.argument("dest", **completed("directories"))
 @view_option
 @source_options
 def cp(

@@ -15,7 +15,7 @@ import click
 
 from imagefs.cli import output
 from imagefs.cli.look import described, named_errors
-from imagefs.cli.options import source_argument, source_options, view_option
+from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import UsageError, in_words
 from imagefs.filesystem import Attr, Entry
@@ -40,7 +40,7 @@ def _aspects(_: click.Context, option: click.Parameter, given: tuple[str, ...]) 
 
 @click.command(short_help="Show what differs between two images, or what a layer did.")
 @source_argument
-@click.argument("other", required=False)
+@click.argument("other", required=False, **completed("sources"))
 @click.option("--layers", "each", is_flag=True, help="Show what each layer of an image did.")
 @click.option("--content", is_flag=True, help="Show how text differs, as diff -u does.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")
