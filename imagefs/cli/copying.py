@@ -4,11 +4,13 @@ Owns where the bytes go: to files that are whole or not there, or to standard ou
 """
 
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -76,10 +78,22 @@ def _refuse_terminal() -> None:
 
 @contextmanager
 def _told(doing: str, quiet: bool) -> Iterator[Progress]:
-    """Have a bar on a terminal; elsewhere the work speaks for itself."""
-    with reporter(quiet=quiet or not sys.stderr.isatty()) as progress:
-        progress.phase(doing)
-        yield progress
+    """Have a bar on a terminal; elsewhere the work speaks for itself.
+
+    Who ends it by a signal is heard like who presses Ctrl-C: what is half-made goes first.
+    """
+    before = {one: signal.signal(one, _end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with reporter(quiet=quiet or not sys.stderr.isatty()) as progress:
+            progress.phase(doing)
+            yield progress
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _write_file(tree: Tree, path: Path, progress: Progress) -> None:

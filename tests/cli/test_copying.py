@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pty
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support import users
 from tests.support.mounted import COMMAND
+from tests.support.polling import soon
 from tests.support.saved import docker_save
 from tests.support.tars import File, Hard, Sym, layer
 from tests.support.users import User
@@ -138,6 +140,20 @@ def test_a_reader_may_leave(user: User) -> None:
             check=False, env=user.environment,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_who_is_ended_leaves_nothing(user: User, number: signal.Signals) -> None:
+    """What is half-made goes with the command that makes it."""
+    members = {f"d{at % 100}/{at}": "x" for at in range(40_000)}
+    user.file("many.tar", docker_save(layer(members)))
+    process = user.start(*user.command("cp", "-q", "many.tar", "/", "out"))
+    with process:
+        assert soon(lambda: any(user.home.glob(".imagefs-*/*")), 60)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=100)
+    assert process.returncode == (130 if number == signal.SIGINT else 128 + number), said
+    assert not [*user.home.glob(".imagefs-*"), *user.home.glob("out")]
 
 
 @pytest.mark.parametrize("words", ["export -q app.tar", "cp -q app.tar / -"])
