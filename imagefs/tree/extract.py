@@ -1,9 +1,9 @@
 """A tree, or a part of it, as files of this machine.
 
-Owns what an image may do to a disk, which is: to fill the directory that is made for it. A copy
-is made under a name that nobody knows and renamed when it is whole, so that nothing half-made
-stays and nothing of the image is ever written through a link: below that directory names are
-opened one at a time, never through links. However deep a tree is, it takes no more files or stack.
+Owns what an image may do to a disk, which is: to fill one directory. That is made under a name
+that nobody knows and renamed when it is whole, or it was there and empty, and is emptied again if
+something goes wrong. Nothing of the image is written through a link: below that directory names
+are opened one at a time. However deep a tree is, it takes no more files or stack.
 """
 
 import errno
@@ -11,8 +11,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path as HostPath
+from typing import NamedTuple
 
 from imagefs.errors import HostError
 from imagefs.filesystem import Attr, Entry
@@ -53,7 +53,9 @@ def copy(tree: Tree, path: Path, to: str, progress: Progress) -> None:
 
 def _final(name: bytes, to: HostPath) -> HostPath:
     """Return what a copy is to be called; without a name it is what `to` says."""
-    return to / os.fsdecode(name) if name and to.is_dir() else to
+    if not to.is_dir():
+        return to
+    return to / os.fsdecode(name) if name else to.resolve()
 
 
 def _check_free(final: HostPath, *, is_directory: bool) -> None:
@@ -78,51 +80,49 @@ def _writing(place: HostPath) -> Iterator[None]:
         raise HostError(f"{place}: {error.strerror or error}") from error
 
 
-@dataclass
-class _Lacking:
-    """What could not be copied as it is: how many of each kind."""
-
-    devices: int = 0
-    attributes: int = 0
-
-
-@dataclass
-class _Level:
+class _Level(NamedTuple):
     """A directory on the way from the copy's top to where the copying is."""
 
     path: bytes
     attr: Attr
-    identity: tuple[int, int] = field(default=(0, 0))
+    identity: tuple[int, int]
 
 
 class _Copier:
     def __init__(self, tree: Tree, final: HostPath, progress: Progress) -> None:
         self._tree, self._final, self._progress = tree, final, progress
         self._is_root = os.geteuid() == 0
-        self._lacking = _Lacking()
+        self._devices_lacking = self._attributes_lacking = 0
         self._links: dict[int, bytes] = {}
 
     def say_what_is_lacking(self) -> None:
         """Warn of what the machine or the user could not have."""
-        if self._lacking.devices:
-            self._progress.warn(f"{self._lacking.devices} devices left out: only root makes them")
-        if self._lacking.attributes:
+        if self._devices_lacking:
+            self._progress.warn(f"{self._devices_lacking} devices left out: only root makes them")
+        if self._attributes_lacking:
             self._progress.warn(
-                f"{self._lacking.attributes} extended attributes left out: {self._final.parent}"
+                f"{self._attributes_lacking} extended attributes left out: {self._final.parent}"
                 " cannot hold them, or only root may set them"
             )
 
     def make(self, path: Path, attr: Attr) -> None:
         """Make anything but a regular file under a name of its own, then give it its name."""
+        if self._final.is_dir():
+            self._fill_empty(path)
+            return
         temporary = f".imagefs-{os.urandom(8).hex()}"
         parent = os.open(self._final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if stat.S_ISDIR(attr.mode):
                 os.mkdir(temporary, 0o700, dir_fd=parent)
-                self._tree_into(parent, temporary, path)
+                top = os.open(temporary, _DIRECTORY, dir_fd=parent)
+                try:
+                    self._tree_into(top, path)
+                finally:
+                    os.close(top)
             else:
                 self._leaf(parent, Entry(os.fsencode(temporary), attr), b"")
-                if self._lacking.devices:
+                if self._devices_lacking:
                     return
             os.rename(temporary, self._final.name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
@@ -132,10 +132,22 @@ class _Copier:
         finally:
             os.close(parent)
 
-    def _tree_into(self, parent: int, name: str, path: Path) -> None:
-        """Fill a directory, which is new and empty."""
+    def _fill_empty(self, path: Path) -> None:
+        """Fill a directory that is there, which may be a mount point, or where the user stands."""
+        top = os.open(self._final, _DIRECTORY)
+        try:
+            self._tree_into(top, path)
+        except BaseException:
+            with suppress(OSError):
+                for name in os.listdir(top):
+                    remove(top, name)
+            raise
+        finally:
+            os.close(top)
+
+    def _tree_into(self, top: int, path: Path) -> None:
+        """Fill an open directory, which is empty."""
         tree = self._tree
-        top = os.open(name, _DIRECTORY, dir_fd=parent)
         here = os.dup(top)
         levels: list[_Level] = []
         try:
@@ -157,7 +169,6 @@ class _Copier:
                 here = self._leave(here, levels)
         finally:
             os.close(here)
-            os.close(top)
 
     def _leave(self, here: int, levels: list[_Level]) -> int:
         """Give the directory its attributes, as all is in it, and return the one above, opened."""
@@ -192,7 +203,7 @@ class _Copier:
         elif kind == stat.S_IFIFO or self._is_root:
             os.mknod(name, kind | 0o600, attr.rdev, dir_fd=here)
         else:
-            self._lacking.devices += 1
+            self._devices_lacking += 1
             return
         if kind != stat.S_IFREG:
             self._describe_name(here, name, attr)
@@ -231,7 +242,7 @@ class _Copier:
             except OSError as error:
                 if error.errno not in _NOT_OURS:
                     raise
-                self._lacking.attributes += 1
+                self._attributes_lacking += 1
         os.fchmod(fd, self._mode(attr))
         os.utime(fd, ns=_times(attr))
 

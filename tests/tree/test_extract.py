@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagefs.errors import HostError, ImagefsError
+from imagefs.errors import HostError, ImagefsError, PathError
 from imagefs.progress import Silent
 from imagefs.tree import extract
 from imagefs.tree.extract import copy
@@ -113,6 +113,29 @@ def test_nothing_is_overwritten_but_a_file_by_a_file(
     with pytest.raises(HostError, match=said):
         copy(tree, path, f"{tmp_path}/{to}", Silent())
     assert told_by_disk(tmp_path) == before
+
+
+def test_an_empty_directory_is_filled_where_it_is(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be where the user stands, or a link; and it is empty again if that fails."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to("here")
+    before = here.stat().st_ino
+    lost = tree_of_layers([layer({"a/b": "", "lost": Hard("no")})], tmp_path / "lost")
+    with pytest.raises(PathError, match="lost"):
+        copied(lost, "/", here)
+    assert list(here.iterdir()) == []
+    monkeypatch.chdir(here)
+    copied(tree, "etc/.", Path("."))
+    assert (here / "motd").stat().st_nlink == 3
+    for name in ("motd", "same", "third", "closed/x"):
+        (here / name).unlink()
+    (here / "closed").rmdir()
+    copied(tree, "/", tmp_path / "link")
+    assert (here / "etc/motd").read_text() == "hello\n"
+    assert here.stat().st_ino == before
 
 
 def test_holes_are_kept(tmp_path: Path) -> None:
