@@ -158,10 +158,10 @@ TARGETS = (
         Target(f"memory while indexing two million {kind}", 400, _index_memory(kind), "MiB")
         for kind in ("files", *HARD)
     ),
-    Target("`imagefs ls -R`, for 60,000 files", 1.5, _look_seconds("ls -R", 60_000), "s"),
-    Target("`imagefs cat` of one file", 0.25, _look_seconds("cat"), "s"),
+    Target("`imagefs ls -R`, for 60,000 files, CPU", 1.5, _look_seconds("ls -R", 60_000), "s"),
+    Target("`imagefs cat` of one file, CPU", 0.25, _look_seconds("cat"), "s"),
     Target(
-        "`imagefs diff` beside `diff -rq`, layers in the cache",
+        "`imagefs diff` beside `diff -rq`, layers in the cache, CPU",
         1 / 3,
         _look("diff, in the cache", "diff -rq"),
     ),
