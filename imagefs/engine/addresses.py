@@ -70,7 +70,7 @@ class Endpoint:
         if self.host.startswith("unix://"):
             from imagefs.engine.unix import UnixAdapter  # noqa: PLC0415
 
-            session.mount("http+unix://", UnixAdapter(self.host.removeprefix("unix://")))
+            session.mount("http+unix://", UnixAdapter(self.base_url()))
         elif self.host.startswith("ssh://"):
             from imagefs.engine.ssh import SshAdapter  # noqa: PLC0415
 

@@ -6,9 +6,11 @@ address is no URL's host. Imported only for engines that are asked.
 
 import socket
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests_unixsocket.adapters import UnixHTTPConnection, UnixHTTPConnectionPool
 
 
 class OnePool(HTTPAdapter):
@@ -29,36 +31,28 @@ class OnePool(HTTPAdapter):
         self._pool.close()
 
 
-class _UnixConnection(urllib3.connection.HTTPConnection):
-    """A connection to the socket at a path."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
-        self._path = path
+class _Connection(UnixHTTPConnection):  # type: ignore[misc]
+    """A connection whose socket is closed where nobody listens, too."""
 
     def connect(self) -> None:
         """Connect, within the time that the pool has set."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(self.timeout)
-            sock.connect(self._path)
+            sock.connect(unquote(urlsplit(self.unix_socket_url).netloc))
         except BaseException:
             sock.close()
             raise
         self.sock = sock
 
 
-class _UnixPool(urllib3.connectionpool.HTTPConnectionPool):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", maxsize=1)
-        self._path = path
-
-    def _new_conn(self) -> _UnixConnection:
-        return _UnixConnection(self._path)
+class _Pool(UnixHTTPConnectionPool):  # type: ignore[misc]
+    def _new_conn(self) -> _Connection:
+        return _Connection(self.socket_path, self.timeout)
 
 
 class UnixAdapter(OnePool):
-    """A requests adapter for the engine whose socket is at a path."""
+    """A requests adapter for the engine whose socket a URL of http+unix tells."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(_UnixPool(path))
+    def __init__(self, url: str) -> None:
+        super().__init__(_Pool(url))

@@ -11,6 +11,7 @@ from benchmarks import (
     agreement,
     archives,
     hostile,
+    looking,
     pulls,
     readiness,
     reading,
@@ -31,6 +32,7 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "fetch": ("imagefs fetch beside docker save -o", transfers.fetch),
     "unpack": ("first mount of gzip and zstd archives beside pigz and zstd", transfers.decompress),
     "pull": ("pull and first listing beside skopeo copy and podman pull", pulls.run),
+    "look": ("ls, cat, export and diff without a mount beside find, tar and diff", looking.run),
     "scan": (
         "a search of twenty images that share layers, beside the ways around it",
         scanning.run,
