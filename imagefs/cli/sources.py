@@ -9,6 +9,7 @@ import click
 
 from imagefs.cli import output
 from imagefs.cli.options import json_option, looking_options, source_argument, source_options
+from imagefs.cli.output import Size
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NoHomeError
@@ -21,30 +22,46 @@ from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store, default_root
 from imagefs.text import size_text
 
+_BAR = 8
 
-@click.command()
+
+@click.command(short_help="List an image's layers, bottom to top.")
 @source_argument
 @json_option
 @source_options
 def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -> None:
-    """List an image's layers, bottom to top."""
+    """List an image's layers, bottom to top.
+
+    HIDDEN is what of a layer's bytes later ones hide; `imagefs waste` tells why.
+    """
+    from imagefs.tree import waste  # noqa: PLC0415
     from imagefs.vfs import layers_txt  # noqa: PLC0415
-    from imagefs.vfs.links import links_of  # noqa: PLC0415
 
     store = Store()
     with reporter(quiet=quiet) as progress:
         image = opening.open_image(SourceRequest(source, options), store, progress)
-        index_cache.ensure(image.layers, store.index_dir)
-    indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
-    found = layers_txt.summaries(image, links_of(indexes))
+        hiding = waste.examine(image, store.index_dir).hiding
+    found = layers_txt.summaries(image, hiding.links)
+    hidden = [one.lost for one in waste.measure(hiding).layers]
     if as_json:
-        output.show_json([one._asdict() for one in found])
+        output.show_json(
+            [{**one._asdict(), "hidden": lost} for one, lost in zip(found, hidden, strict=True)]
+        )
         return
+    most = max((one.size for one in found), default=0)
     output.show_table(
-        ("DIRECTORY", "SIZE", "FILES", "WHITEOUTS", "CREATED BY"),
+        ("DIRECTORY", "SIZE", "HIDDEN", "", "FILES", "WHITEOUTS", "CREATED BY"),
         [
-            (one.directory, size_text(one.size), one.files, one.whiteouts, one.created_by)
-            for one in found
+            (
+                one.directory,
+                Size(one.size),
+                Size(lost),
+                output.bar(one.size - lost, lost, most, _BAR),
+                one.files,
+                one.whiteouts,
+                one.created_by,
+            )
+            for one, lost in zip(found, hidden, strict=True)
         ],
     )
 

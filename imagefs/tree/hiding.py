@@ -67,6 +67,7 @@ class Hiding:
     """
 
     def __init__(self, links: Links) -> None:
+        self.links = links
         pile = links.pile
         self.indexes: Sequence[Index] = [pile.indexes[number] for number in pile.layers]
         self.events: list[Event] = [Event(-1, Cause.MARKER)]
