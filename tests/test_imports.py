@@ -35,7 +35,17 @@ PACKAGES: dict[str, set[str]] = {
 # The command line joins everything, so it may know all, and nobody may know it.
 COMMAND_LINE = {"cli", "__main__"}
 
-HEAVY = ("requests", "rich", "ctypes", "isal", "fuse", "http.client", "multiprocessing", "jinja2", "squarify")
+HEAVY = (
+    "requests",
+    "rich",
+    "ctypes",
+    "isal",
+    "fuse",
+    "http.client",
+    "multiprocessing",
+    "jinja2",
+    "squarify",
+)
 
 
 def module_name(path: Path) -> str:

@@ -121,6 +121,7 @@ _COMMANDS = {
     "cat": ("look", "Write files of an image to standard output."),
     "layers": ("sources", "List an image's layers, bottom to top."),
     "waste": ("waste", "Tell what of its layers an image does not show, and why."),
+    "report": ("report", "Write a page that shows what makes an image big."),
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
     "cache": ("cache", "Look after the cache."),

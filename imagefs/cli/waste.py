@@ -23,18 +23,9 @@ from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.text import size_text
 from imagefs.tree import waste as counting
-from imagefs.tree.hiding import Cause
+from imagefs.tree.hiding import WORDS, Cause
 from imagefs.tree.waste import Copies, Examined, Waste
 
-CAUSES = {
-    Cause.OVERWRITTEN: "overwritten",
-    Cause.COPIED: "copied again unchanged",
-    Cause.DELETED: "deleted",
-    Cause.OPAQUE: "opaque directory",
-    Cause.BELOW: "directory gone",
-    Cause.MARKER: "a marker itself",
-}
-"""The causes for people."""
 _RULES = {
     "fail_above": gate.OURS,
     "lowest_efficiency": "lowestEfficiency",
@@ -151,7 +142,7 @@ def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top
         output.show_table(
             ("HIDDEN", "CAUSE", "OF LAYER", "BY LAYER", "STEP THAT HIDES IT"),
             [
-                (Size(size), CAUSES[cause], numbers[made], numbers[by], layers[by].created_by)
+                (Size(size), WORDS[cause], numbers[made], numbers[by], layers[by].created_by)
                 for (made, by, cause), size in found.pairs.most_common(top)
             ],
         )
@@ -160,7 +151,7 @@ def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top
         output.show_table(
             ("HIDDEN", "FILES", "CAUSE", "OF LAYER", "BY LAYER", "PATH"),
             [
-                (Size(size), files, CAUSES[cause], numbers[made], numbers[by], _path(path))
+                (Size(size), files, WORDS[cause], numbers[made], numbers[by], _path(path))
                 for path, (made, by, cause), size, files in found.spoils
             ],
         )

@@ -40,6 +40,15 @@ class Cause(StrEnum):
     """A later layer deletes or replaces a directory above it."""
 
 
+WORDS = {
+    Cause.MARKER: "a marker itself",
+    Cause.OVERWRITTEN: "overwritten",
+    Cause.COPIED: "copied again unchanged",
+    Cause.DELETED: "deleted",
+    Cause.OPAQUE: "opaque directory",
+    Cause.BELOW: "directory gone",
+}
+"""The causes for people."""
 RANK = {cause: number for number, cause in enumerate(Cause)}
 
 
@@ -81,6 +90,11 @@ class Hiding:
             self._walk()
         for layer in range(len(self.indexes)):
             self._mark_markers(layer)
+
+    def event(self, place: Place) -> Event | None:
+        """Return what hides a name, None where it shows."""
+        number = self.by_row[place[0]][place[1]]
+        return self.events[number] if number else None
 
     def is_away(self, place: Place) -> bool:
         """Tell whether a name is a hard link to a file of a lower layer."""
