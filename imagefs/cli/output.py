@@ -53,7 +53,7 @@ def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Non
     # Not printed by the console itself, which makes an error of a reader that has gone.
     with console.capture() as printed:
         console.print(table)
-    sys.stdout.write(printed.get())
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
 
 
 class Size(int):
