@@ -9,7 +9,6 @@ import click
 from imagefs.cli.options import source_argument, source_options
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, UsageError
-from imagefs.host.files import host_errors
 from imagefs.image.options import SourceOptions
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
@@ -59,14 +58,15 @@ def report(
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all; what is no file is written into."""
-    with host_errors(path, "cannot write the page "):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             temporary.write_bytes(content)
             temporary.replace(path)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error

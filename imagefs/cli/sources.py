@@ -8,10 +8,6 @@ from pathlib import Path
 import click
 
 from imagefs.cli import output
-<<<<<<< HEAD
-from imagefs.cli.options import json_option, looking_options, source_argument, source_options
-from imagefs.cli.output import Size
-=======
 from imagefs.cli.options import (
     completed,
     json_option,
@@ -19,7 +15,7 @@ from imagefs.cli.options import (
     source_argument,
     source_options,
 )
->>>>>>> main
+from imagefs.cli.output import Size
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NoHomeError

@@ -85,7 +85,9 @@ class Browser:
     def faults(self) -> list[str]:
         """Return what axe finds that keeps somebody from using the page, in a line each."""
         if not AXE.exists():
-            unavailable("browser", f"{AXE} is missing (npm install --prefix {sys.prefix} axe-core)")
+            unavailable(
+                "browser", f"{AXE} is missing (npm install --prefix {sys.prefix} axe-core@4)"
+            )
         self.run(AXE.read_text())
         found = self.driver.execute_async_script(
             "const done = arguments[0]; axe.run().then((found) => done(found.violations))"
@@ -99,9 +101,10 @@ class Browser:
 
 def started() -> Browser:
     """Return a browser; who starts it ends it."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
-        unavailable("browser", "chromium is missing (apt install chromium chromium-driver)")
+        unavailable("browser", "chromium is missing (apt install chromium-driver)")
     options = ChromeOptions()
     options.binary_location = chromium
     for word in (
