@@ -48,7 +48,7 @@ def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -
         image = opening.open_image(SourceRequest(source, options), store, progress)
         hiding = waste.examine(image, store.index_dir).hiding
     found = layers_txt.summaries(image, hiding.links)
-    hidden = [one.lost for one in waste.measure(hiding).layers]
+    hidden = waste.hidden_bytes(hiding)
     if as_json:
         output.show_json(
             [{**one._asdict(), "hidden": lost} for one, lost in zip(found, hidden, strict=True)]

@@ -20,6 +20,7 @@ from imagefs.vfs.links import Links
 from imagefs.vfs.merge import S_IFDIR, Place
 
 _CHUNK = 4096
+_IS_HIDDEN = bytes(bool(flags & rows.HIDDEN) for flags in range(256))
 _PREFIX = len(tar_header.WHITEOUT_PREFIX)
 
 
@@ -129,6 +130,10 @@ class Hiding:
         if len(found) == 1:
             return found[0]
         return min(found, key=lambda one: (-one[0].layer, RANK[one[0].cause], self.path(one[1])))
+
+    def has_hidden(self, layer: int) -> bool:
+        """Tell whether anything of a layer does not show."""
+        return any(self.by_row[layer])
 
     def path(self, place: Place) -> bytes:
         """Return a name's path, without a slash before it."""
@@ -265,13 +270,17 @@ class Hiding:
 
     def _mark_markers(self, layer: int) -> None:
         """Say of markers, and of all that lies in their directories, that their own layer does."""
-        by_row = self.by_row[layer]
+        index, by_row = self.indexes[layer], self.by_row[layer]
         number = 0
-        for at, row in self.rows(layer):
-            # A directory comes before what it holds.
-            if row[2] & rows.HIDDEN or (number and by_row[row[8]] == number):
-                number = number or self._number(Event(layer, Cause.MARKER))
-                by_row[at] = number
+        for first in range(1, index.count, _CHUNK):
+            end = min(first + _CHUNK, index.count)
+            if not number and not any(index.flags(first, end).translate(_IS_HIDDEN)):
+                continue
+            number = number or self._number(Event(layer, Cause.MARKER))
+            for at, row in enumerate(index.rows(first, end), first):
+                # A directory comes before what it holds.
+                if row[2] & rows.HIDDEN or by_row[row[8]] == number:
+                    by_row[at] = number
 
 
 def _names_by_inode(links: Links) -> dict[Place, list[Place]]:

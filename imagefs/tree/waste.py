@@ -126,25 +126,38 @@ def inodes(hiding: Hiding, contents: Contents | None = None) -> Iterator[Inode]:
 
     Without `contents`, what was copied counts as overwritten.
     """
-    for layer, index in enumerate(hiding.indexes):
-        by_row = hiding.by_row[layer]
-        linked = hiding.linked(layer)
-        for number, row in hiding.rows(layer):
-            if row[3] >> 12 != _REGULAR or row[7] != number or not row[11]:
-                continue
-            place, size = (layer, number), row[11]
-            if row[2] & rows.SPARSE:
-                size = stored(index, Row._make(row))
-            if row[6] == 1 and number not in linked:
-                event, name = hiding.events[by_row[number]], place
-            else:
-                event, name = hiding.lasting(place, row[6])
-            if event is hiding.events[0]:
-                yield Inode(place, size, None, name)
-                continue
-            if contents and event.cause is Cause.OVERWRITTEN:
-                event = _judged(hiding, contents, place, name, event)
-            yield Inode(place, size, event, name)
+    for layer in range(len(hiding.indexes)):
+        yield from _inodes(hiding, layer, contents)
+
+
+def _inodes(hiding: Hiding, layer: int, contents: Contents | None) -> Iterator[Inode]:
+    index, by_row, linked = hiding.indexes[layer], hiding.by_row[layer], hiding.linked(layer)
+    for number, row in hiding.rows(layer):
+        if row[3] >> 12 != _REGULAR or row[7] != number or not row[11]:
+            continue
+        place, size = (layer, number), row[11]
+        if row[2] & rows.SPARSE:
+            size = stored(index, Row._make(row))
+        if row[6] == 1 and number not in linked:
+            event, name = hiding.events[by_row[number]], place
+        else:
+            event, name = hiding.lasting(place, row[6])
+        if event is hiding.events[0]:
+            yield Inode(place, size, None, name)
+            continue
+        if contents and event.cause is Cause.OVERWRITTEN:
+            event = _judged(hiding, contents, place, name, event)
+        yield Inode(place, size, event, name)
+
+
+def hidden_bytes(hiding: Hiding) -> list[int]:
+    """Return how many bytes of each layer the root does not show, looking at no others."""
+    return [
+        sum(one.size for one in _inodes(hiding, layer, None) if one.event is not None)
+        if hiding.has_hidden(layer)
+        else 0
+        for layer in range(len(hiding.indexes))
+    ]
 
 
 def _judged(hiding: Hiding, contents: Contents, place: Place, name: Place, event: Event) -> Event:

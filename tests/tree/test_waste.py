@@ -52,6 +52,7 @@ def found(layers: Sequence[bytes], folder: Path) -> dict[tuple[int, int, str], i
         assert each.shown >= 0
         assert each.shown + each.lost == each.brought
     assert measured.pairs.total() == measured.lost
+    assert waste.hidden_bytes(one.hiding) == [each.lost for each in measured.layers]
     return {tuple(pair): size for pair, size in measured.pairs.items()}  # type: ignore[misc]
 
 
