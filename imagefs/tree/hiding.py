@@ -7,10 +7,10 @@ several of these, the nearest to the name counts, in that order. Pure over index
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -64,8 +64,35 @@ class Event(NamedTuple):
     path: bytes | None = None
 
 
-_Barriers: TypeAlias = list[tuple[int, int]]
-"""Events that hide all that lower layers have in a directory: their layer and their number."""
+class _Walls:
+    """Events that hide all that lower layers have in a directory: their numbers, by layer."""
+
+    def __init__(self, events: Mapping[int, int]) -> None:
+        self.events = events
+        self.layers = sorted(events)
+
+    def above(self, layer: int) -> int | None:
+        """Return the first layer above one that has such an event, None if none has."""
+        return _above(self.layers, layer)
+
+    def number(self, layer: int) -> int:
+        """Return the first event above a layer, 0 if there is none."""
+        above = self.above(layer)
+        return 0 if above is None else self.events[above]
+
+
+def _above(layers: Sequence[int], layer: int) -> int | None:
+    """Return the first of ascending layers that is above one."""
+    at = bisect_right(layers, layer)
+    return layers[at] if at < len(layers) else None
+
+
+class _Entry(NamedTuple):
+    """What a layer has under a name of a directory."""
+
+    layer: int
+    row: int
+    is_directory: bool
 
 
 class Hiding:
@@ -156,18 +183,18 @@ class Hiding:
 
     def _walk(self) -> None:
         roots = [(layer, 0) for layer in range(len(self.indexes))]
-        waiting: list[tuple[list[Place], _Barriers, bytes]] = [(roots, [], b"")]
+        waiting: list[tuple[list[Place], _Walls, bytes]] = [(roots, _Walls({}), b"")]
         while waiting:
-            places, barriers, path = waiting.pop()
+            places, walls, path = waiting.pop()
             if len(places) == 1:
-                self._sink(places[0], barriers)
+                self._sink(places[0], walls)
             else:
-                waiting += self._directory(places, barriers, path)
+                waiting += self._directory(places, walls, path)
 
-    def _sink(self, place: Place, barriers: _Barriers) -> None:
+    def _sink(self, place: Place, walls: _Walls) -> None:
         """Hide all that lies below a directory which no other layer has, if anything does."""
         layer, top = place
-        number = next((number for above, number in barriers if above > layer), 0)
+        number = walls.number(layer)
         if not number:
             return
         index, by_row = self.indexes[layer], self.by_row[layer]
@@ -180,12 +207,12 @@ class Hiding:
             waiting += [at for at, row in table if row[3] >> 12 == S_IFDIR]
 
     def _directory(
-        self, places: list[Place], barriers: _Barriers, path: bytes
-    ) -> Iterator[tuple[list[Place], _Barriers, bytes]]:
+        self, places: list[Place], walls: _Walls, path: bytes
+    ) -> Iterator[tuple[list[Place], _Walls, bytes]]:
         """Enter what hides the names of a directory; yield the directories in it."""
-        entries: dict[bytes, list[tuple[int, int, bool]]] = {}
+        entries: dict[bytes, list[_Entry]] = {}
         deleted: dict[bytes, list[int]] = {}
-        around = dict(barriers)
+        around = dict(walls.events)
         for layer, number in places:
             index = self.indexes[layer]
             if index.row(number).flags & rows.OPAQUE:
@@ -194,72 +221,56 @@ class Hiding:
                 if row[2] & rows.WHITEOUT:
                     deleted.setdefault(name[_PREFIX:], []).append(layer)
                 if not row[2] & rows.HIDDEN:
-                    is_directory = row[3] >> 12 == S_IFDIR
-                    entries.setdefault(name, []).append((layer, at, is_directory))
-        over = sorted(around.items())
+                    entry = _Entry(layer, at, row[3] >> 12 == S_IFDIR)
+                    entries.setdefault(name, []).append(entry)
+        over = _Walls(around)
         for name, found in entries.items():
             gone = deleted.get(name, [])
-            below = path + b"/" + name if path else name
-            for at, (layer, number, is_directory) in enumerate(found):
-                if not is_directory:
-                    self._enter_leaf((layer, number), found[at + 1 :], gone, over)
+            self._enter_leaves(found, gone, over)
             inside = [(layer, number) for layer, number, is_directory in found if is_directory]
             if inside:
-                files = [layer for layer, _, is_directory in found if not is_directory]
-                walls = self._walls(inside[0][0], [*gone, *files], over, below)
-                for place in inside:
-                    self._enter(place, walls)
-                self._note_changes(found, walls)
-                yield inside, walls, below
-            elif len(found) > 1:
-                self._note_changes(found, [(layer, 0) for layer in sorted([*gone, *around])])
+                below = path + b"/" + name if path else name
+                inner = self._walls(found, gone, over, below)
+                for layer, number in inside:
+                    self.by_row[layer][number] = inner.number(layer)
+                yield inside, inner, below
 
-    def _walls(self, first: int, layers: Iterable[int], over: _Barriers, path: bytes) -> _Barriers:
+    def _walls(
+        self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls, path: bytes
+    ) -> _Walls:
         """Return what hides what lies in a directory: what hides itself, and what is over it."""
-        walls = dict(over)
-        for layer in layers:
-            if layer > first:
-                walls[layer] = self._number(Event(layer, Cause.BELOW, path))
-        return sorted(walls.items())
+        if not gone and all(entry.is_directory for entry in found):
+            return over
+        walls = dict(over.events)
+        for layer in (*gone, *(entry.layer for entry in found if not entry.is_directory)):
+            walls[layer] = self._number(Event(layer, Cause.BELOW, path))
+        return _Walls(walls)
 
-    def _enter(self, place: Place, walls: _Barriers) -> None:
-        number = next((number for layer, number in walls if layer > place[0]), 0)
-        self.by_row[place[0]][place[1]] = number
-
-    def _enter_leaf(
-        self,
-        place: Place,
-        later: Sequence[tuple[int, int, bool]],
-        gone: list[int],
-        over: _Barriers,
-    ) -> None:
-        """Enter what hides a name of anything but a directory."""
-        layer = place[0]
-        best: tuple[int, int, int] | None = None
-        if later:
-            best = later[0][0], 0, 0
-        for at in gone:
-            if at > layer and (best is None or at < best[0]):
-                best = at, 1, 0
-        for at, number in over:
-            if at > layer and (best is None or at < best[0]):
-                best = at, 2, number
-        if best is None:
-            return
-        at, means, number = best
-        if means < 2:
-            number = self._number(Event(at, Cause.DELETED if means else Cause.OVERWRITTEN))
-        self.by_row[layer][place[1]] = number
-        if not means:
-            self.over[layer][place[1]] = later[0][1]
-
-    def _note_changes(
-        self, found: Sequence[tuple[int, int, bool]], walls: Sequence[tuple[int, int]]
-    ) -> None:
-        """Note which names stand where lower layers still showed something."""
-        for (before, *_), (layer, number, _) in pairwise(found):
-            if not any(before < at < layer for at, _ in walls):
-                self.changes[layer][number] = 1
+    def _enter_leaves(self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls) -> None:
+        """Enter what hides a name of anything but a directory, and which entries are changes."""
+        for at, (layer, number, is_directory) in enumerate(found):
+            later = found[at + 1] if at + 1 < len(found) else None
+            means = [
+                (above, rank)
+                for rank, above in enumerate(
+                    (later and later.layer, _above(gone, layer), over.above(layer))
+                )
+                if above is not None
+            ]
+            if not means:
+                continue
+            above, rank = min(means)
+            if later is not None and not rank:
+                self.changes[later.layer][later.row] = 1
+            if is_directory:
+                continue
+            if rank == 2:
+                self.by_row[layer][number] = over.events[above]
+                continue
+            cause = Cause.DELETED if rank else Cause.OVERWRITTEN
+            self.by_row[layer][number] = self._number(Event(above, cause))
+            if later is not None and not rank:
+                self.over[layer][number] = later.row
 
     def _number(self, event: Event) -> int:
         number = self._numbers.get(event)
