@@ -157,7 +157,10 @@ def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top
         )
     if copies is not None:
         total = size_text(sum(one.wasted for one in copies))
-        output.show_lines(["", f"{len(copies)} contents in several files of rootfs: {total} more"])
+        words = (
+            f"{len(copies)} contents are in several files of rootfs, {total} more than once each"
+        )
+        output.show_lines(["", words])
     if copies and top:
         output.show_table(
             ("WASTED", "EACH", "COPIES", "PATHS"),

@@ -200,6 +200,21 @@ def test_a_full_disk_is_trouble(folder: Path) -> None:
     assert b"No space left" in done.stderr
 
 
+def test_what_is_left_of_a_damaged_layer_is_counted(waste: Waste, folder: Path) -> None:
+    """With --keep-going, what cannot be read is like nothing else, and the sums still add up."""
+    lower = layer({"a": "x" * 3000, "b": "y" * 3000})
+    upper = layer({"a": File("x" * 3000, 0o600), "b": "z" * 5000})
+    cut = docker_save(lower, upper[:2000])
+    (folder / "cut.tar").write_bytes(cut)
+    assert waste(archive="cut.tar").status == 2
+    found = json.loads(waste("--keep-going", "--duplicates", "--json", archive="cut.tar").out)
+    assert [(one["brought"], one["shown"], one["hidden"]) for one in found["layers"]] == [
+        (6000, 3000, 3000), (3000, 3000, 0),
+    ]  # fmt: skip
+    assert found["causes"]["overwritten"] == 3000
+    assert found["duplicates"] == []
+
+
 @pytest.mark.parametrize("command", ["layers", "waste"])
 def test_a_terminal_of_80_columns_cuts_only_the_last(tmp_path: Path, command: str) -> None:
     """Every line fits, and shows all of each column but the step."""
