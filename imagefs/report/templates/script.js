@@ -97,12 +97,18 @@
       const height = (place[3] / 1000) * this.svg.clientHeight;
       this.fill(cell, node, width, height, 0);
       make(cell, "rect", { ...ALL, class: "edge" });
-      if (width < 44 || height < 26) return;
+      if (height < 26) return;
       const both = height >= 46;
       const back = make(cell, "rect", { x: 5, y: 5, rx: 4, height: both ? 35 : 19, class: "back" });
       const words = node[NAME] || `${files(node[COUNT])} more`;
       const first = this.text(cell, words, width, { x: 10, y: 19 });
-      const second = both ? this.text(cell, size(node[BYTES]), width, { x: 10, y: 35, class: "less" }) : 0;
+      if (!first) back.remove();
+      if (!first || !both) {
+        back.setAttribute("height", 19);
+        back.setAttribute("width", first + 10);
+        return;
+      }
+      const second = this.text(cell, size(node[BYTES]), width, { x: 10, y: 35, class: "less" });
       back.setAttribute("width", Math.max(first, second) + 10);
     }
 
@@ -126,16 +132,18 @@
       });
     }
 
+    // Words that fit, if need be without their end; returns their length, 0 if too little of them fits.
     text(cell, words, width, where) {
       const made = make(cell, "text", { ...where, "aria-hidden": "true" }, words);
-      const room = width - 18;
-      const length = made.getComputedTextLength();
-      if (length > room) {
-        const letters = Array.from(words);
-        const fitting = Math.max(0, Math.floor((letters.length * room) / length) - 1);
-        made.textContent = `${letters.slice(0, fitting).join("")}…`;
+      const letters = Array.from(words);
+      const room = width - 20;
+      let length = made.getComputedTextLength();
+      for (let most = letters.length; length > room && most > 3; length = made.getComputedTextLength()) {
+        most = Math.min(most - 1, Math.floor((letters.length * room) / length));
+        made.textContent = `${letters.slice(0, most).join("")}…`;
       }
-      return Math.min(room, made.getComputedTextLength());
+      if (length > room) made.remove();
+      return length > room ? 0 : length;
     }
 
     path() {
