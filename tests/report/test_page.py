@@ -260,6 +260,19 @@ def test_a_link_to_a_place_opens_it(browser: Browser, pages: Pages, tmp_path: Pa
     assert browser.logged() == []
 
 
+def test_without_scripts_there_is_a_map(browser: Browser, pages: Pages) -> None:
+    """Who lets no script run sees the first level of the map, and no list that stays empty."""
+    disabled = "Emulation.setScriptExecutionDisabled"
+    browser.do(disabled, value=True)
+    try:
+        browser.show(pages.one)
+        cells = browser.driver.find_elements(By.CSS_SELECTOR, ".treemap g")
+        assert "usr" in [one.text.split("\n")[0] for one in cells]
+        assert not browser.driver.find_element(By.CSS_SELECTOR, ".list").is_displayed()
+    finally:
+        browser.do(disabled, value=False)
+
+
 def test_an_honest_page_is_small(tmp_path: Path) -> None:
     """What is shown has a bound, and the page of a large image is below 300 kB."""
     layers = [

@@ -31,15 +31,16 @@ class Browser:
         self.driver.get("about:blank")
         self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         self.driver.get_log("performance")  # type: ignore[no-untyped-call]
-        self._do(
+        self.do(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=900, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._do("Emulation.setEmulatedMedia", features=[scheme])
+        self.do("Emulation.setEmulatedMedia", features=[scheme])
         self.driver.get(page.as_uri())
 
-    def _do(self, command: str, **said: Any) -> Any:
+    def do(self, command: str, **said: Any) -> Any:
+        """Give the browser a command of the DevTools protocol."""
         return self.driver.execute_cdp_cmd(command, said)
 
     def run(self, script: str, *words: object) -> Any:
@@ -75,9 +76,9 @@ class Browser:
 
     def screenshot(self, path: Path, height: int | None = None) -> None:
         """Write a picture of the page, all of it unless a height is given."""
-        size = self._do("Page.getLayoutMetrics")["cssContentSize"]
+        size = self.do("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"]}
-        said = self._do(
+        said = self.do(
             "Page.captureScreenshot", captureBeyondViewport=True, clip={**clip, "scale": 1}
         )
         path.write_bytes(base64.b64decode(said["data"]))

@@ -41,6 +41,7 @@
       this.rows = section.querySelector("tbody");
       this.status = section.querySelector("[role=status]");
       this.way = [];
+      section.querySelector(".list").hidden = false;
       this.svg.addEventListener("keydown", (event) => this.key(event));
       let width = 0;
       new ResizeObserver(() => {
