@@ -23,7 +23,7 @@ from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.text import size_text
 from imagefs.tree import waste as counting
-from imagefs.tree.hiding import WORDS, Cause
+from imagefs.tree.causes import WORDS, Cause
 from imagefs.tree.waste import Copies, Examined, Waste
 
 _RULES = {

@@ -14,8 +14,9 @@ from imagefs.index import rows
 from imagefs.index.rows import Row
 from imagefs.report.folders import Folder
 from imagefs.tree import waste
+from imagefs.tree.causes import Cause, Event
 from imagefs.tree.contents import stored
-from imagefs.tree.hiding import Cause, Event, Hiding
+from imagefs.tree.hiding import Hiding
 from imagefs.tree.waste import Examined, Waste
 from imagefs.vfs.merge import S_IFDIR, Place
 from imagefs.vfs.pile import Spot

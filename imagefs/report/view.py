@@ -11,7 +11,7 @@ from imagefs.report.folders import Node, pruned, words
 from imagefs.report.survey import Found, Survey
 from imagefs.report.treemap import mapped
 from imagefs.text import size_text
-from imagefs.tree.hiding import WORDS
+from imagefs.tree.causes import WORDS
 from imagefs.tree.waste import LayerWaste
 
 MAP_NODES, CHANGE_NODES = 1700, 1400

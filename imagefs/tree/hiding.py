@@ -9,59 +9,22 @@ several of these, the nearest to the name counts, in that order. Pure over index
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from imagefs.index import rows
 from imagefs.index.reader import Index
 from imagefs.tar import header as tar_header
+from imagefs.tree.causes import RANK, Cause, Event
 from imagefs.vfs import merge
 from imagefs.vfs.links import Links
 from imagefs.vfs.merge import S_IFDIR, Place
 
 _CHUNK = 4096
+_COMPARED = 1000
+"""Most names of an inode whose paths are compared."""
 _IS_HIDDEN = bytes(bool(flags & rows.HIDDEN) for flags in range(256))
 _PREFIX = len(tar_header.WHITEOUT_PREFIX)
-
-
-class Cause(StrEnum):
-    """Why a name does not show; the nearest to the name first."""
-
-    MARKER = "marker"
-    """It is a whiteout itself, or lies in a directory of an old storage driver's."""
-    OVERWRITTEN = "overwritten"
-    """A later layer has something else of the same name."""
-    COPIED = "copied"
-    """The same, and that is a file of the same content: its metadata alone may have changed."""
-    DELETED = "deleted"
-    """A later layer has a whiteout for it."""
-    OPAQUE = "opaque"
-    """A later layer has an opaque marker in a directory above it."""
-    BELOW = "below"
-    """A later layer deletes or replaces a directory above it."""
-
-
-WORDS = {
-    Cause.MARKER: "a marker itself",
-    Cause.OVERWRITTEN: "overwritten",
-    Cause.COPIED: "copied again unchanged",
-    Cause.DELETED: "deleted",
-    Cause.OPAQUE: "opaque directory",
-    Cause.BELOW: "directory gone",
-}
-"""The causes for people."""
-RANK = {cause: number for number, cause in enumerate(Cause)}
-
-
-class Event(NamedTuple):
-    """What hides names: the position of the layer, the means, and the directory that it is about.
-
-    The path is None where each name is hidden by itself.
-    """
-
-    layer: int
-    cause: Cause
-    path: bytes | None = None
 
 
 class _Walls:
@@ -146,7 +109,8 @@ class Hiding:
     def lasting(self, place: Place, nlink: int) -> tuple[Event, Place]:
         """Return what hides the last of an inode's names, and that; event 0 where one shows.
 
-        Of names that one layer hides, what is nearest to one counts, then the first by its path.
+        Of names that one layer hides, what is nearest to one counts, then the first by its path;
+        of very many, one of the first.
         """
         found: list[tuple[Event, Place]] = []
         for one in self.names(place, nlink):
@@ -156,7 +120,9 @@ class Hiding:
             found.append((self.events[number], one))
         if len(found) == 1:
             return found[0]
-        return min(found, key=lambda one: (-one[0].layer, RANK[one[0].cause], self.path(one[1])))
+        last = min((-event.layer, RANK[event.cause]) for event, _ in found)
+        alike = (one for one in found if (-one[0].layer, RANK[one[0].cause]) == last)
+        return min(islice(alike, _COMPARED), key=lambda one: self.path(one[1]))
 
     def has_hidden(self, layer: int) -> bool:
         """Tell whether anything of a layer does not show."""

@@ -18,8 +18,9 @@ from imagefs.image.model import Image
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.rows import Row
+from imagefs.tree.causes import Cause, Event
 from imagefs.tree.contents import Contents, stored
-from imagefs.tree.hiding import Cause, Event, Hiding
+from imagefs.tree.hiding import Hiding
 from imagefs.vfs.links import links_of
 from imagefs.vfs.merge import Place
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from imagefs.index import cache as index_cache
 from imagefs.tree import waste
-from imagefs.tree.hiding import RANK, Cause
+from imagefs.tree.causes import RANK, Cause
 from imagefs.tree.waste import Examined, Pair
 from tests.support import oracle
 from tests.support.tars import Dir, File, Hard, Node, Sym, image_of, layer
