@@ -136,6 +136,20 @@ def test_it_is_for_everybody(browser: Browser, pages: Pages, width: int, dark: b
         assert browser.requests() == [path.as_uri()]
 
 
+def test_on_paper_it_is_dark_on_light(browser: Browser, pages: Pages) -> None:
+    """Whatever the screen is like; and what only leads elsewhere in the page is left out."""
+    browser.show(pages.one, dark=True)
+    ink = "return getComputedStyle(document.body).color"
+    on_screen = browser.run(ink)
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.do("Emulation.setEmulatedMedia", media="print", features=[dark])
+    assert browser.run(ink) == "rgb(26, 31, 38)" != on_screen
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
+        "rgb(255, 255, 255)"
+    )
+    assert not browser.driver.find_element(By.CSS_SELECTOR, "nav.jump").is_displayed()
+
+
 def test_names_are_text(browser: Browser, pages: Pages) -> None:
     """What is an image's is shown letter by letter, and no letter of it is obeyed."""
     browser.show(pages.one)

@@ -36,7 +36,7 @@ class Browser:
             width=width, height=900, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.do("Emulation.setEmulatedMedia", features=[scheme])
+        self.do("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.driver.get(page.as_uri())
 
     def do(self, command: str, **said: Any) -> Any:
