@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from imagefs.cli.options import source_argument, source_options
+from imagefs.cli.options import completed, source_argument, source_options
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, UsageError
 from imagefs.image.options import SourceOptions
@@ -18,7 +18,7 @@ from imagefs.tree import waste
 
 @click.command(short_help="Write a page that shows what makes an image big.")
 @source_argument
-@click.argument("other", required=False, metavar="[SOURCE]")
+@click.argument("other", required=False, metavar="[SOURCE]", **completed("sources"))
 @click.option("-o", "--output", metavar="FILE", help="Where to write; standard output by default.")
 @source_options
 def report(
@@ -31,7 +31,7 @@ def report(
     if output in (None, "-") and sys.stdout.isatty():
         raise UsageError("a terminal does not show the page; say where to write it: -o FILE.html")
     try:
-        from imagefs.report import page, survey  # noqa: PLC0415 - jinja2, for who has it
+        from imagefs.report import differences, page, survey  # noqa: PLC0415 - jinja2, for who has it
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe", "squarify"):
             raise
@@ -39,16 +39,18 @@ def report(
             f"`imagefs report` needs {error.name}: install imagefs with its extra,"
             " as in `pipx install 'imagefs[report]'`"
         ) from error
-    sources = [source] if other is None else [source, other]
+    if other == source == "-":
+        raise UsageError("standard input can be read once")
+    store = Store()
     with reporter(quiet=quiet) as progress:
-        store = Store()
-        examined = [
-            waste.examine(
-                opening.open_image(SourceRequest(one, options), store, progress), store.index_dir
-            )
-            for one in sources
+        images = [
+            opening.open_image(SourceRequest(one, options), store, progress)
+            for one in (source, other)
+            if one is not None
         ]
-    made = page.page([survey.survey(one) for one in examined]).encode()
+        examined = [waste.examine(image, store.index_dir) for image in images]
+    differs = differences.differences(*images) if len(images) == 2 else None
+    made = page.page([survey.survey(one) for one in examined], differs).encode()
     if output in (None, "-"):
         sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()

@@ -14,24 +14,47 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from imagefs import __version__
+from imagefs.image.short_id import short_ids
+from imagefs.report.differences import Differences
+from imagefs.report.facts import cut
 from imagefs.report.survey import Survey
 from imagefs.report.view import View
 from imagefs.text import size_text
 
+_NAME = 120
+"""Letters of an image's name that are shown."""
 
-def page(surveys: Sequence[Survey]) -> str:
-    """Return the page of one image, or of two beside each other."""
+
+def page(surveys: Sequence[Survey], differs: Differences | None = None) -> str:
+    """Return the page of one image, or of two beside each other and how they differ."""
     environment = _environment()
     style, script = _asset("style.css"), _asset("script.js")
-    reports = [View(one, len(surveys)) for one in surveys]
+    most = max((layer.brought for one in surveys for layer in one.waste.layers), default=0)
+    reports = [
+        View(one, name, most, len(surveys))
+        for one, name in zip(surveys, _names(surveys), strict=True)
+    ]
     return environment.get_template("page.html.j2").render(
         reports=reports,
-        two=len(reports) == 2,
+        differs=differs,
         style=Markup(style),
         script=Markup(script),
         policy=policy(style, script),
         version=__version__,
     )
+
+
+def _names(surveys: Sequence[Survey]) -> list[str]:
+    """Return what to call each image; those of one name are told apart by id or number."""
+    images = [one.image for one in surveys]
+    names = [image.names[0] if image.names else image.id for image in images]
+    if len(set(names)) < len(names):
+        short = short_ids(image.id for image in images)
+        marks = [short[image.id] for image in images]
+        if len(set(marks)) < len(marks):
+            marks = [str(number) for number, _ in enumerate(images, 1)]
+        names = [f"{name} ({mark})" for name, mark in zip(names, marks, strict=True)]
+    return [cut(name, _NAME) for name in names]
 
 
 def policy(style: str, script: str) -> str:

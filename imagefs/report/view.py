@@ -70,11 +70,14 @@ class LayerView:
 
 
 class View:
-    """An image; `numbers`, `colours` and `layers` are by the layers' positions."""
+    """An image; `numbers`, `colours` and `layers` are by the layers' positions.
 
-    def __init__(self, found: Survey, images: int) -> None:
+    Bars have their full width for `most` bytes; the page shows so many `images`.
+    """
+
+    def __init__(self, found: Survey, name: str, most: int, images: int) -> None:
         image, waste = found.image, found.waste
-        self.name = facts.cut(image.names[0] if image.names else image.id, 120)
+        self.name = name
         self.brought, self.lost = waste.brought, waste.lost
         self.shown = waste.brought - waste.lost
         self.efficiency = f"{100 * self.shown / self.brought:.1f}%" if self.brought else "100%"
@@ -83,7 +86,7 @@ class View:
         self.about = " · ".join(filter(None, (image.id[:19], self.facts.platform)))
         self.numbers = [name.partition("-")[0] for name in image.layer_names()]
         self.colours = _colours(found)
-        self.layers = self._layers(found, CHANGE_NODES // images)
+        self.layers = self._layers(found, most, CHANGE_NODES // images)
         root = mapped(pruned(found.root, MAP_NODES // images))
         self.map: dict[str, Any] = {"root": root, "colours": self.colours}
         self.cells = list(zip(root[4], root[5], strict=True)) if len(root) > 4 else []
@@ -99,8 +102,7 @@ class View:
         self.writable = [_line(one, _writable(one.number)) for one in found.writable]
         self.accounts = facts.accounts(found.passwd)
 
-    def _layers(self, found: Survey, budget: int) -> list[LayerView]:
-        most = max((one.brought for one in found.waste.layers), default=0)
+    def _layers(self, found: Survey, most: int, budget: int) -> list[LayerView]:
         weights = [folder.weight for folder in found.changes]
         # A quarter of what may be shown is for all alike, however little a layer did.
         least = budget // 4 // max(1, len(weights))

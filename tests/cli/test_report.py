@@ -39,6 +39,18 @@ def test_the_page_is_written_whole(archive: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["app.html", "app.tar", "imagefs-cache"]
 
 
+def test_two_images_are_on_one_page(archive: Path, tmp_path: Path) -> None:
+    """Whatever they are called; and standard input is one image at most."""
+    other = tmp_path / "other.tar"
+    other.write_bytes(docker_save(layer({"a": "1"}), tags=("other:2",), steps=("ADD other",)))
+    assert run(["report", "-q", str(archive), str(other), "-o", str(tmp_path / "two.html")]) == 0
+    content = (tmp_path / "two.html").read_text()
+    for words in ("test:latest", "other:2", "RUN rm a", "ADD other", "What differs"):
+        assert words in content
+    assert run(["report", "-q", str(archive), str(archive), "-o", os.devnull]) == 0
+    assert run(["report", "-q", "-", "-", "-o", os.devnull]) == 2
+
+
 @pytest.mark.parametrize("target", ["no/app.html", "imagefs-cache", "/dev/full"])
 def test_what_cannot_be_written_is_one_line(
     archive: Path, tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
