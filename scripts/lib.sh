@@ -74,3 +74,11 @@ make_python() {
     .venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
     .venv/bin/python -m pip install --quiet --editable . "$@"
 }
+
+# need_npm PACKAGE@VERSION: put a package of npm's into the Python environment's node_modules, or
+# say that it is missing.
+need_npm() {
+    [ ! -d ".venv/node_modules/${1%@*}" ] || return 0
+    is_there npm && npm install --silent --no-fund --no-audit --prefix .venv "$1" </dev/null >&2 ||
+        say "missing: ${1%@*} (npm install --prefix .venv $1)"
+}

@@ -29,6 +29,7 @@ PACKAGES: dict[str, set[str]] = {
     "source": {"image", "host", "store", "index", "archive", "engine", "registry"},
     "vfs": {"image", "tar", "host", "index"},
     "tree": {"image", "tar", "host", "store", "index", "source", "vfs"},
+    "report": {"image", "host", "index", "vfs", "tree"},
     "scanning": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
     "erofs": {"image", "host", "index", "vfs"},
@@ -37,7 +38,17 @@ PACKAGES: dict[str, set[str]] = {
 # The command line joins everything, so it may know all, and nobody may know it.
 COMMAND_LINE = {"cli", "__main__"}
 
-HEAVY = ("requests", "rich", "ctypes", "isal", "fuse", "http.client", "multiprocessing")
+HEAVY = (
+    "requests",
+    "rich",
+    "ctypes",
+    "isal",
+    "fuse",
+    "http.client",
+    "multiprocessing",
+    "jinja2",
+    "squarify",
+)
 
 
 def module_name(path: Path) -> str:

@@ -118,6 +118,8 @@ _COMMANDS = {
     "export": ("copying", "Write an image's merged root as one tar."),
     "diff": ("differing", "Show what differs between two images, or what a layer did."),
     "layers": ("sources", "List an image's layers, bottom to top."),
+    "waste": ("waste", "Tell what of its layers an image does not show, and why."),
+    "report": ("report", "Write a page that shows what makes an image big."),
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
     "scan": ("scan", "Search or catalogue many images, each layer once."),

@@ -15,6 +15,7 @@ from imagefs.cli.options import (
     source_argument,
     source_options,
 )
+from imagefs.cli.output import Size
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NoHomeError
@@ -29,45 +30,72 @@ from imagefs.store.store import Store, default_root
 from imagefs.text import size_text
 from imagefs.vfs import layers_txt
 from imagefs.vfs.layers_txt import LayerSummary
-from imagefs.vfs.links import links_of
+
+_BAR = 8
 
 
-@click.command()
+@click.command(short_help="List an image's layers, bottom to top.")
 @source_argument
 @json_option
 @source_options
 def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -> None:
-    """List an image's layers, bottom to top."""
+    """List an image's layers, bottom to top.
+
+    HIDDEN is what of a layer's bytes later ones hide; `imagefs waste` tells why.
+    """
     request, store = SourceRequest(source, options), Store()
+    hidden: list[int | None]
     with reporter(quiet=quiet) as progress:
         described = opening.not_pulled(request, store, progress)
         if described is not None:
-            found = _foreseen(described)
+            found, hidden = _foreseen(described), [None] * len(described.layers)
         else:
             image = opening.open_image(request, store, progress)
-            index_cache.ensure(image.layers, store.index_dir)
-            indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
-            found = layers_txt.summaries(image, links_of(indexes))
+            found, hidden = _layers_of(image, store)
     if as_json:
-        output.show_json([one._asdict() for one in found])
+        output.show_json(
+            [{**one._asdict(), "hidden": lost} for one, lost in zip(found, hidden, strict=True)]
+        )
         return
-    sizes = [layer.size for layer in described.layers] if described else []
+    if described is not None:
+        _show_foreseen(described, found)
+        return
+    most = max((one.size or 0 for one in found), default=0)
     output.show_table(
-        ("DIRECTORY", "SIZE", "FILES", "WHITEOUTS", "CREATED BY"),
+        ("DIRECTORY", "SIZE", "HIDDEN", "", "FILES", "WHITEOUTS", "CREATED BY"),
         [
             (
                 one.directory,
-                f"{size_text(sizes[number] or 0)} packed" if sizes else size_text(one.size or 0),
-                *("?" if known is None else known for known in (one.files, one.whiteouts)),
+                Size(one.size or 0),
+                Size(lost or 0),
+                output.bar((one.size or 0) - (lost or 0), lost or 0, most, _BAR),
+                one.files,
+                one.whiteouts,
                 one.created_by,
             )
-            for number, one in enumerate(found)
+            for one, lost in zip(found, hidden, strict=True)
         ],
     )
-    if described is not None:
-        output.show_lines(
-            ["", "What is marked with ? is known once `imagefs fetch` has pulled it."]
-        )
+
+
+def _layers_of(image: Image, store: Store) -> tuple[list[LayerSummary], list[int | None]]:
+    """Return what is known of an image's layers, and the bytes of each that later ones hide."""
+    from imagefs.tree import waste  # noqa: PLC0415
+
+    hiding = waste.examine(image, store.index_dir).hiding
+    return list(layers_txt.summaries(image, hiding.links)), list(waste.hidden_bytes(hiding))
+
+
+def _show_foreseen(image: opening.InspectedImage, found: Sequence[LayerSummary]) -> None:
+    """Print what a manifest tells of layers that are not here yet."""
+    output.show_table(
+        ("DIRECTORY", "PACKED", "CREATED BY"),
+        [
+            (one.directory, Size(layer.size or 0), one.created_by)
+            for one, layer in zip(found, image.layers, strict=True)
+        ],
+    )
+    output.show_lines(["", "The rest is known once `imagefs fetch` has pulled it."])
 
 
 def _foreseen(image: opening.InspectedImage) -> list[LayerSummary]:

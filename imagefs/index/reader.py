@@ -301,6 +301,12 @@ class Index:
         found = self._bytes(start, start + (end - first) * rows.ROW_BYTES)
         return list(rows.ROW.iter_unpack(found))
 
+    def flags(self, first: int, end: int) -> bytes:
+        """Return the flags of rows from one number up to another, a byte each: no more are used."""
+        start = rows.HEADER_BYTES + first * rows.ROW_BYTES
+        found = self._bytes(start, start + (end - first) * rows.ROW_BYTES)
+        return found[rows.FLAGS_AT :: rows.ROW_BYTES]
+
     def find(self, directory: Row, name: bytes) -> Child | None:
         """Return a directory's entry of that name, or None."""
         low, high = directory.data, directory.data + directory.size

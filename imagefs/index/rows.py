@@ -37,6 +37,8 @@ ROW = Struct("<IHHIIIIIIIqQQI")
 ROW_BYTES = ROW.size
 NAME_PLACE = Struct("<IH")
 """The first two fields of a ROW."""
+FLAGS_AT = NAME_PLACE.size
+"""Where in a ROW its flags begin, with the low byte, which holds all that there are."""
 LINK = Struct("<II")
 LINK_ROW = Struct("<I")
 EXTRA_UNIT = 4

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import (
     agreement,
+    analysis,
     archives,
     hostile,
     looking,
@@ -33,6 +34,7 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "unpack": ("first mount of gzip and zstd archives beside pigz and zstd", transfers.decompress),
     "pull": ("pull and first listing beside skopeo copy and podman pull", pulls.run),
     "look": ("ls, cat, export and diff without a mount beside find, tar and diff", looking.run),
+    "waste": ("what makes an image big: layers, waste and report, once indexed", analysis.run),
     "scan": (
         "a search of twenty images that share layers, beside the ways around it",
         scanning.run,

@@ -104,6 +104,10 @@ def _times(suite: str, kind: str) -> Measure:
     return measure
 
 
+def _waste(command: str) -> Measure:
+    return lambda results: _median(results["waste"]["seconds"][command])
+
+
 def _many(key: str) -> Measure:
     return lambda results: _median(results["ready"]["scale"]["1000000"][key])
 
@@ -174,6 +178,9 @@ TARGETS = (
         1 / 3,
         _look("diff, in the cache", "diff -rq"),
     ),
+    Target("`imagefs waste`", 1.5, _waste("waste"), "s"),
+    Target("`imagefs report`", 4.0, _waste("report"), "s"),
+    Target("a report's page", 300, lambda results: results["waste"]["bytes"]["report"] / 1e3, "kB"),
     Target("`imagefs fetch` beside `docker save -o`", 1.05, _times("fetch", "")),
     Target("first mount of a gzip archive beside `pigz -dc`", 1.3, _times("unpack", "gzip")),
     Target("first mount of a zstd archive beside `zstd -dc`", 1.3, _times("unpack", "zstd")),

@@ -1,0 +1,273 @@
+"""What takes names of an image's layers out of its root: which layer, and by what means.
+
+Owns the history of each name. Layers are told by their position, the bottom one's being 0. A name
+is gone from the first layer on that has another thing at its place, a whiteout for it, an opaque
+marker in a directory above it, or something else where such a directory was. Where one layer does
+several of these, the nearest to the name counts, in that order. Pure over indexes.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from imagefs.index import rows
+from imagefs.index.reader import Index
+from imagefs.tar import header as tar_header
+from imagefs.tree.causes import RANK, Cause, Event
+from imagefs.vfs import merge
+from imagefs.vfs.links import Links
+from imagefs.vfs.merge import S_IFDIR, Place
+
+_CHUNK = 4096
+_COMPARED = 1000
+"""Most names of an inode whose paths are compared."""
+_IS_HIDDEN = bytes(bool(flags & rows.HIDDEN) for flags in range(256))
+_PREFIX = len(tar_header.WHITEOUT_PREFIX)
+
+
+class _Walls:
+    """Events that hide all that lower layers have in a directory: their numbers, by layer."""
+
+    def __init__(self, events: Mapping[int, int]) -> None:
+        self.events = events
+        self.layers = sorted(events)
+
+    def above(self, layer: int) -> int | None:
+        """Return the first layer above one that has such an event, None if none has."""
+        return _above(self.layers, layer)
+
+    def number(self, layer: int) -> int:
+        """Return the first event above a layer, 0 if there is none."""
+        above = self.above(layer)
+        return 0 if above is None else self.events[above]
+
+
+def _above(layers: Sequence[int], layer: int) -> int | None:
+    """Return the first of ascending layers that is above one."""
+    at = bisect_right(layers, layer)
+    return layers[at] if at < len(layers) else None
+
+
+class _Entry(NamedTuple):
+    """What a layer has under a name of a directory."""
+
+    layer: int
+    row: int
+    is_directory: bool
+
+
+class Hiding:
+    """The names of an image's layers, each with what hides it.
+
+    `events[0]` stands for nothing; `by_row[layer][row]` is a number among them. `over[layer][row]`
+    is, of a name that was overwritten, the row in the layer of the event, and `changes[layer][row]`
+    tells whether a name stands where the layers below showed something else.
+    """
+
+    def __init__(self, links: Links) -> None:
+        self.links = links
+        pile = links.pile
+        self.indexes: Sequence[Index] = [pile.indexes[number] for number in pile.layers]
+        self.events: list[Event] = [Event(-1, Cause.MARKER)]
+        self.by_row = [array("I", bytes(4 * index.count)) for index in self.indexes]
+        self.over = [array("I", bytes(4 * index.count)) for index in self.indexes]
+        self.changes = [bytearray(index.count) for index in self.indexes]
+        self._numbers: dict[Event, int] = {}
+        self._names = _names_by_inode(links)
+        self._away = {place for places in self._names.values() for place in places}
+        if self.indexes:
+            self._walk()
+        for layer in range(len(self.indexes)):
+            self._mark_markers(layer)
+
+    def event(self, place: Place) -> Event | None:
+        """Return what hides a name, None where it shows."""
+        number = self.by_row[place[0]][place[1]]
+        return self.events[number] if number else None
+
+    def is_away(self, place: Place) -> bool:
+        """Tell whether a name is a hard link to a file of a lower layer."""
+        return place in self._away
+
+    def linked(self, layer: int) -> set[int]:
+        """Return the inodes of a layer that higher layers have hard links to."""
+        return {number for at, number in self._names if at == layer}
+
+    def names(self, place: Place, nlink: int) -> Iterator[Place]:
+        """Yield all names of an inode, those that higher layers give it among them."""
+        layer, number = place
+        if nlink == 1:
+            yield place
+        else:
+            for at in self.indexes[layer].same_inode(number):
+                if (layer, at) not in self._away:
+                    yield layer, at
+        yield from self._names.get(place, ())
+
+    def lasting(self, place: Place, nlink: int) -> tuple[Event, Place]:
+        """Return what hides the last of an inode's names, and that; event 0 where one shows.
+
+        Of names that one layer hides, what is nearest to one counts, then the first by its path;
+        of very many, one of the first.
+        """
+        found: list[tuple[Event, Place]] = []
+        for one in self.names(place, nlink):
+            number = self.by_row[one[0]][one[1]]
+            if not number:
+                return self.events[0], one
+            found.append((self.events[number], one))
+        if len(found) == 1:
+            return found[0]
+        last = min((-event.layer, RANK[event.cause]) for event, _ in found)
+        alike = (one for one in found if (-one[0].layer, RANK[one[0].cause]) == last)
+        return min(islice(alike, _COMPARED), key=lambda one: self.path(one[1]))
+
+    def has_hidden(self, layer: int) -> bool:
+        """Tell whether anything of a layer does not show."""
+        return any(self.by_row[layer])
+
+    def path(self, place: Place) -> bytes:
+        """Return a name's path, without a slash before it."""
+        layer, number = place
+        index = self.indexes[layer]
+        names: list[bytes] = []
+        while number:
+            row = index.row(number)
+            names.append(index.name(row))
+            number = row.parent
+        return b"/".join(reversed(names))
+
+    def rows(self, layer: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield a layer's rows but the root's, each with its number, as plain tuples."""
+        index = self.indexes[layer]
+        for first in range(1, index.count, _CHUNK):
+            yield from enumerate(index.rows(first, min(first + _CHUNK, index.count)), first)
+
+    # From the root down, wherever more than one layer has a directory
+
+    def _walk(self) -> None:
+        roots = [(layer, 0) for layer in range(len(self.indexes))]
+        waiting: list[tuple[list[Place], _Walls, bytes]] = [(roots, _Walls({}), b"")]
+        while waiting:
+            places, walls, path = waiting.pop()
+            if len(places) == 1:
+                self._sink(places[0], walls)
+            else:
+                waiting += self._directory(places, walls, path)
+
+    def _sink(self, place: Place, walls: _Walls) -> None:
+        """Hide all that lies below a directory which no other layer has, if anything does."""
+        layer, top = place
+        number = walls.number(layer)
+        if not number:
+            return
+        index, by_row = self.indexes[layer], self.by_row[layer]
+        waiting = [top]
+        while waiting:
+            directory = index.row(waiting.pop())
+            first, end = directory.data, directory.data + directory.size
+            by_row[first:end] = array("I", [number]) * directory.size
+            table = enumerate(index.rows(first, end), first)
+            waiting += [at for at, row in table if row[3] >> 12 == S_IFDIR]
+
+    def _directory(
+        self, places: list[Place], walls: _Walls, path: bytes
+    ) -> Iterator[tuple[list[Place], _Walls, bytes]]:
+        """Enter what hides the names of a directory; yield the directories in it."""
+        entries: dict[bytes, list[_Entry]] = {}
+        deleted: dict[bytes, list[int]] = {}
+        around = dict(walls.events)
+        for layer, number in places:
+            index = self.indexes[layer]
+            if index.row(number).flags & rows.OPAQUE:
+                around[layer] = self._number(Event(layer, Cause.OPAQUE, path))
+            for name, _, at, row in merge.entries_of(index, layer, number):
+                if row[2] & rows.WHITEOUT:
+                    deleted.setdefault(name[_PREFIX:], []).append(layer)
+                if not row[2] & rows.HIDDEN:
+                    entry = _Entry(layer, at, row[3] >> 12 == S_IFDIR)
+                    entries.setdefault(name, []).append(entry)
+        over = _Walls(around)
+        for name, found in entries.items():
+            gone = deleted.get(name, [])
+            self._enter_leaves(found, gone, over)
+            inside = [(layer, number) for layer, number, is_directory in found if is_directory]
+            if inside:
+                below = path + b"/" + name if path else name
+                inner = self._walls(found, gone, over, below)
+                for layer, number in inside:
+                    self.by_row[layer][number] = inner.number(layer)
+                yield inside, inner, below
+
+    def _walls(
+        self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls, path: bytes
+    ) -> _Walls:
+        """Return what hides what lies in a directory: what hides itself, and what is over it."""
+        if not gone and all(entry.is_directory for entry in found):
+            return over
+        walls = dict(over.events)
+        for layer in (*gone, *(entry.layer for entry in found if not entry.is_directory)):
+            walls[layer] = self._number(Event(layer, Cause.BELOW, path))
+        return _Walls(walls)
+
+    def _enter_leaves(self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls) -> None:
+        """Enter what hides a name of anything but a directory, and which entries are changes."""
+        for at, (layer, number, is_directory) in enumerate(found):
+            later = found[at + 1] if at + 1 < len(found) else None
+            means = [
+                (above, rank)
+                for rank, above in enumerate(
+                    (later and later.layer, _above(gone, layer), over.above(layer))
+                )
+                if above is not None
+            ]
+            if not means:
+                continue
+            above, rank = min(means)
+            if later is not None and not rank:
+                self.changes[later.layer][later.row] = 1
+            if is_directory:
+                continue
+            if rank == 2:
+                self.by_row[layer][number] = over.events[above]
+                continue
+            cause = Cause.DELETED if rank else Cause.OVERWRITTEN
+            self.by_row[layer][number] = self._number(Event(above, cause))
+            if later is not None and not rank:
+                self.over[layer][number] = later.row
+
+    def _number(self, event: Event) -> int:
+        number = self._numbers.get(event)
+        if number is None:
+            number = self._numbers[event] = len(self.events)
+            self.events.append(event)
+        return number
+
+    def _mark_markers(self, layer: int) -> None:
+        """Say of markers, and of all that lies in their directories, that their own layer does."""
+        index, by_row = self.indexes[layer], self.by_row[layer]
+        number = 0
+        for first in range(1, index.count, _CHUNK):
+            end = min(first + _CHUNK, index.count)
+            if not number and not any(index.flags(first, end).translate(_IS_HIDDEN)):
+                continue
+            number = number or self._number(Event(layer, Cause.MARKER))
+            for at, row in enumerate(index.rows(first, end), first):
+                # A directory comes before what it holds.
+                if row[2] & rows.HIDDEN or by_row[row[8]] == number:
+                    by_row[at] = number
+
+
+def _names_by_inode(links: Links) -> dict[Place, list[Place]]:
+    """Return the hard links to files of lower layers, by the inodes that they lead to."""
+    found: dict[Place, list[Place]] = {}
+    at = {number: position for position, number in enumerate(links.pile.layers)}
+    for number in links.pile.layers:
+        for link in links.pile.indexes[number].foreign():
+            target = links.target((number, link.number))
+            if target is not None:
+                inode = at[target[0]], target[1]
+                found.setdefault(inode, []).append((at[number], link.number))
+    return found
