@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive, HostError
@@ -16,9 +16,17 @@ _NO_END = 1 << 62
 
 
 def write_index(
-    blob: Blob, key: bytes, out: BinaryIO, *, marked: bool = False, keep_going: bool = False
+    blob: Blob,
+    key: bytes,
+    out: BinaryIO,
+    took: Callable[[int], None] = lambda _: None,
+    *,
+    marked: bool = False,
+    keep_going: bool = False,
 ) -> None:
     """Write the index of the layer whose plain tar `blob` holds to a new file.
+
+    `took` is told how much memory the tree takes, while it grows.
 
     A tar that is `marked` has an end-of-archive marker, or it was cut. For others the archive
     around them tells where they end, and some writers leave the marker out.
@@ -30,7 +38,7 @@ def write_index(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        fold = Fold()
+        fold = Fold(took)
         damage = ""
         try:
             _scan(blob, fold, marked=marked, keep_going=keep_going)

@@ -10,8 +10,8 @@ some 250 beside its name, its target and its attributes, and what a few bytes of
 up (implied directories, attributes, links through links) has a limit of its own.
 """
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
 
 from imagefs.errors import CorruptArchive
 from imagefs.index import records as layer_records
@@ -43,6 +43,10 @@ _MAX_LINKS = 40
 # Bytes of the paths of later links that a hard link may lead on to in lower layers, beside its own:
 # each is looked up in every snapshot that asks.
 _MAX_ALTERNATIVES = 16
+_TOGETHER, _BYTES_UNTOLD = 4096, 1 << 20
+"""Members, or bytes of what is kept beside them, after which it is told what the tree takes."""
+_BYTES_WAITING, _BYTES_SETTLED = 50, 300
+"""What an entry takes: beside its content, or with a name that is not long."""
 _MAX_KNOWN = 1 << 17
 _MAX_KNOWN_LENGTH = 512
 
@@ -55,9 +59,13 @@ class Fold:
     Leaves wait in the order that they came in. They are settled by name only when it matters what
     stands there, which saves memory and time; what is settled is always later than what waits
     under the same name. Directories, and symbolic links up to a number, are settled at once.
+
+    `took` is told again and again how many bytes of memory the tree takes by now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, took: Callable[[int], None] = lambda _: None) -> None:
+        self._took = took
+        self._names = self._told = self._told_details = 0
         self._members = ArchiveContents()
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
@@ -72,40 +80,55 @@ class Fold:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
         known, settled, numbers = self._directories, self._settled, self._members.numbers
         append, pack = self._waiting.append, RECORD.pack
-        left = iter(members)
-        for member in islice(left, MAX_MEMBERS):
-            # fmt: off
-            (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
-             sparse) = member
-            # fmt: on
-            head, _, base = name.rpartition(b"/")
-            directory = known.get(head)
-            # A name that ends in a slash, or holds dots or empty parts, goes the long way.
-            if directory is None or base in SPECIAL_NAMES:
-                directory, last = self._place(name)
-                if not last:
-                    self._describe_root(member)
-                    continue
-                if last == base:
-                    self._know(head, directory)
-                base = last
-            if len(base) > NAME_MAX:
-                _refuse_long(base)
-            key = directory + base
-            owner = numbers.get((mode, uid, gid))
-            # The way that nearly all members take; _put is the same in full.
-            if (
-                typeflag == b"0"
-                and owner is not None
-                and not (nanoseconds or xattrs or mtime >> 32 or size >> 32)
-                and sparse is None
-                and key not in settled
-            ):
-                append(key + pack(offset, owner, mtime, size))
-            else:
-                self._put(key, member)
-        if next(left, None) is not None:
-            raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
+        left, count = iter(members), 0
+        for first in left:
+            if count >= MAX_MEMBERS:
+                raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
+            some = min(_TOGETHER, MAX_MEMBERS - count)
+            count += some
+            self._take_stock()
+            for member in chain((first,), islice(left, some - 1)):
+                # fmt: off
+                (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
+                 sparse) = member
+                # fmt: on
+                head, _, base = name.rpartition(b"/")
+                directory = known.get(head)
+                # A name that ends in a slash, or holds dots or empty parts, goes the long way.
+                if directory is None or base in SPECIAL_NAMES:
+                    directory, last = self._place(name)
+                    if not last:
+                        self._describe_root(member)
+                        continue
+                    if last == base:
+                        self._know(head, directory)
+                    base = last
+                if len(base) > NAME_MAX:
+                    _refuse_long(base)
+                key = directory + base
+                owner = numbers.get((mode, uid, gid))
+                # The way that nearly all members take; _put is the same in full.
+                if (
+                    typeflag == b"0"
+                    and owner is not None
+                    and not (nanoseconds or xattrs or mtime >> 32 or size >> 32)
+                    and sparse is None
+                    and key not in settled
+                ):
+                    append(key + pack(offset, owner, mtime, size))
+                else:
+                    self._put(key, member)
+
+    def _take_stock(self) -> None:
+        """Tell what the tree takes, and how much of it the waiting leaves are."""
+        self._names += sum(map(len, self._waiting[self._told :]))
+        self._told, self._told_details = len(self._waiting), self._members.details_bytes
+        self._took(
+            self._names
+            + _BYTES_WAITING * len(self._waiting)
+            + _BYTES_SETTLED * len(self._settled)
+            + self._told_details
+        )
 
     def finish(self) -> Folded:
         """Return the tree; nothing can be added any more.
@@ -185,6 +208,8 @@ class Fold:
 
     def _put(self, key: bytes, member: Member) -> None:
         """Place any member; what stood there gives way, the last one wins."""
+        if self._members.details_bytes - self._told_details > _BYTES_UNTOLD:
+            self._take_stock()
         if member.typeflag == tar_header.DIRTYPE:
             self._put_directory(key, member)
             return

@@ -126,6 +126,11 @@ class ArchiveContents:
         """How many inodes have been shared."""
         return len(self._inodes) // RECORD_BYTES
 
+    @property
+    def details_bytes(self) -> int:
+        """What is kept of all members beside their entries, in bytes."""
+        return len(self._details) + len(self._inodes)
+
     def number(self, mode: int, uid: int, gid: int) -> int:
         """Return the number of an owner; MAX_OWNERS or more if there are too many for numbers."""
         owner = self.numbers.get((mode, uid, gid))

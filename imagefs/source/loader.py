@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagefs.engine import fetch
@@ -42,7 +43,12 @@ class LoaderConfig:
         """Fetch an image in this process, and index it."""
         engine, store = Engine(self.endpoint), Store(self.root)
         source = fetch.Source(
-            engine, store, Silent(), self.platform, index_cache.build, self.max_layer_bytes
+            engine,
+            store,
+            Silent(),
+            self.platform,
+            partial(index_cache.build, turns=store.index_dir),
+            self.max_layer_bytes,
         )
         index_cache.ensure(fetch.ensure_image(image_id, source).layers, store.index_dir)
 

@@ -7,6 +7,7 @@ only when the source is of that kind. Any thread may call it.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,7 +222,12 @@ def _from_engine(name: str, request: SourceRequest, store: Store, progress: Prog
 
     engine = Engine(addresses.find(request.host))
     source = fetch.Source(
-        engine, store, progress, request.platform, index_cache.build, request.max_layer_bytes
+        engine,
+        store,
+        progress,
+        request.platform,
+        partial(index_cache.build, turns=store.index_dir),
+        request.max_layer_bytes,
     )
     try:
         return fetch.ensure_image(name, source)
