@@ -63,7 +63,7 @@ def _archive(path: Path, layers: list[tuple[str, bytes]]) -> None:
 
 
 def _gzipped(pieces: Iterable[bytes]) -> tuple[str, bytes]:
-    """Return a tar of these pieces, which need not fit in memory, packed; its plain digest first."""
+    """Return the digest of a tar of these pieces, which need not fit in memory, and it packed."""
     digest, out = hashlib.sha256(), io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, mtime=0) as packed:
         for piece in chain(pieces, [_END]):
@@ -93,8 +93,8 @@ def _xz_dictionaries(path: Path) -> None:
 
 def _attributes(path: Path) -> None:
     said = _said(b"pax", b"x", _records([(b"SCHILY.xattr.user.a", b"v" * 65_000)])) + _header(b"f")
-    members = repeat(said, 4100)
-    _archive(path, [_gzipped(chain([_header(b"%d" % at)], members)) for at in range(4)])
+    layers = (chain([_header(b"%d" % at)], repeat(said, 4100)) for at in range(4))
+    _archive(path, list(map(_gzipped, layers)))
 
 
 def _tiny_records(path: Path) -> None:
