@@ -1,12 +1,14 @@
-"""The README lists the limits that the code has, and a run of the tests prints them."""
+"""tests/README.md lists the limits that the code has, and a run of the tests prints them."""
 
 import re
 from pathlib import Path
 
-from imagefs.cli import main
+import click
+
+from imagefs.cli.main import cli
 from tests.support.limits import LIMITS, size
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent / "README.md").read_text()
 
 
 def test_the_readme_has_the_limits_of_the_code() -> None:
@@ -23,7 +25,9 @@ def shown(option: str) -> str:
 def test_the_options_exist() -> None:
     """A limit that can be set is set by an option of every command that opens a source."""
     for option in re.findall(r"`(--[a-z-]+)`", " ".join(limit.option for limit in LIMITS)):
-        for command in (main.mount, main.layers, main.inspect, main.fetch):
+        for name in ("mount", "layers", "inspect", "fetch"):
+            command = cli.get_command(click.Context(cli), name)
+            assert command is not None
             assert option in {word for one in command.params for word in one.opts}
 
 

@@ -10,20 +10,12 @@ from hashlib import sha256
 from typing import Protocol
 
 from imagefs.image import safe_json
-from imagefs.image.model import MAX_LAYER_BYTES, Blob, Layer
+from imagefs.image.model import Blob, Layer
+from imagefs.image.options import SourceOptions
 from imagefs.progress import Progress
 from imagefs.store.store import Store
 
 _MAX_NAME = 512
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """How careful to be: with damage, with what is read in place, and with what is too large."""
-
-    keep_going: bool = False
-    verify: bool = False
-    max_layer_bytes: int = MAX_LAYER_BYTES
 
 
 class Indexer(Protocol):
@@ -45,7 +37,7 @@ class IngestContext:
 
     store: Store
     progress: Progress
-    options: IngestOptions
+    options: SourceOptions
     indexer: Indexer | None = None
 
 

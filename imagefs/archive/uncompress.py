@@ -22,13 +22,13 @@ from imagefs.archive.model import (
     ArchivedImage,
     ArchivedLayer,
     IngestContext,
-    IngestOptions,
 )
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import files
 from imagefs.host.files import fsync_file, host_errors
 from imagefs.image.config import DIGESTS
 from imagefs.image.model import Blob, Image, Layer
+from imagefs.image.options import SourceOptions
 from imagefs.store.hashed_file import HashedFile
 from imagefs.store.store import Store
 
@@ -127,7 +127,7 @@ def room(store: Store) -> int:
     return disk.f_bavail * disk.f_frsize * 19 // 20
 
 
-def too_large(what: str, error: TooLargeError, options: IngestOptions) -> HostError:
+def too_large(what: str, error: TooLargeError, options: SourceOptions) -> HostError:
     """Return the error for a stream that was stopped, by the user's limit or for lack of room."""
     if error.max_bytes == options.max_layer_bytes:
         return HostError(f"{what}: {error}; --max-layer-bytes sets this limit")

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from imagefs.cli.commands import Asked
+import click
+
+from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import PathError
 from imagefs.filesystem import Attr, Entry
+from imagefs.image.options import SourceOptions
+from imagefs.source.opening import SourceRequest
 from imagefs.text import printable
 from imagefs.tree.tree import Tree
 
@@ -43,41 +47,63 @@ class Style:
 
 
 @contextmanager
-def opened(asked: Asked, view: str) -> Iterator[Tree]:
+def opened(request: SourceRequest, view: str, *, quiet: bool) -> Iterator[Tree]:
     """Open a source's view; what goes wrong with a path in it is one line."""
-    with reporter(quiet=asked.quiet) as progress:
-        tree = Tree(asked.request, view, progress)
+    with reporter(quiet=quiet) as progress:
+        tree = Tree(request, view, progress)
     try:
         with tree:
             yield tree
     except BrokenPipeError:
         raise
     except OSError as error:
-        name = os.fsdecode(error.filename) if error.filename is not None else asked.request.text
+        name = os.fsdecode(error.filename) if error.filename is not None else request.text
         raise PathError(f"{name}: {error.strerror or error}") from error
 
 
-def ls(asked: Asked, view: str, paths: Sequence[str], style: Style) -> None:
+@click.command(short_help="List what is in an image, without a mount.")
+@source_argument
+@click.argument("paths", nargs=-1, metavar="[PATH]...", **completed("paths"))
+@click.option("-l", "long", is_flag=True, help="Show mode, owner, size, time and link target.")
+@click.option("-R", "recursive", is_flag=True, help="List directories with all below them.")
+@click.option("-a", "everything", is_flag=True, help="List names that start with a dot, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")
+@view_option
+@source_options
+def ls(
+    source: str,
+    paths: tuple[str, ...],
+    view: str,
+    options: SourceOptions,
+    *,
+    quiet: bool,
+    **style: bool,
+) -> None:
+    """List what is in an image, without a mount. Times are in UTC."""
+    with opened(SourceRequest(source, options), view, quiet=quiet) as tree:
+        _list(tree, paths, Style(**style))
+
+
+def _list(tree: Tree, paths: Sequence[str], style: Style) -> None:
     """List what the paths lead to: files first, then directories with what they hold."""
-    with opened(asked, view) as tree:
-        # All are looked up before anything is printed.
-        found = [(path, _named_by_user(tree, path, style)) for path in paths or ("/",)]
-        files = [(path, attr) for path, attr in found if not stat.S_ISDIR(attr.mode)]
-        folders = [path for path, attr in found if stat.S_ISDIR(attr.mode)]
-        _show(tree, b"", [Entry(os.fsencode(path), attr) for path, attr in files], style)
-        blank = bool(files)
-        for folder in folders:
-            for walked in tree.walk(folder):
-                if not style.everything and _is_below_hidden(walked.path, folder):
-                    continue
-                if not style.as_json and (style.recursive or len(found) > 1):
-                    shown = printable(os.fsdecode(walked.path))
-                    sys.stdout.write(f"{chr(10) * blank}/{shown}:\n")
-                    blank = True
-                _show(tree, walked.path, _wanted(tree, walked.node, walked.entries, style), style)
-                if not style.recursive:
-                    break
-        sys.stdout.flush()
+    # All are looked up before anything is printed.
+    found = [(path, _named_by_user(tree, path, style)) for path in paths or ("/",)]
+    files = [(path, attr) for path, attr in found if not stat.S_ISDIR(attr.mode)]
+    folders = [path for path, attr in found if stat.S_ISDIR(attr.mode)]
+    _show(tree, b"", [Entry(os.fsencode(path), attr) for path, attr in files], style)
+    blank = bool(files)
+    for folder in folders:
+        for walked in tree.walk(folder):
+            if not style.everything and _is_below_hidden(walked.path, folder):
+                continue
+            if not style.as_json and (style.recursive or len(found) > 1):
+                shown = printable(os.fsdecode(walked.path))
+                sys.stdout.write(f"{chr(10) * blank}/{shown}:\n")
+                blank = True
+            _show(tree, walked.path, _wanted(tree, walked.node, walked.entries, style), style)
+            if not style.recursive:
+                break
+    sys.stdout.flush()
 
 
 def _named_by_user(tree: Tree, path: str, style: Style) -> Attr:
@@ -166,10 +192,17 @@ def _time(seconds: int) -> str:
         return f"@{seconds}".ljust(19)
 
 
-def cat(asked: Asked, view: str, paths: Sequence[str]) -> None:
-    """Write files to standard output, one after the other."""
+@click.command(short_help="Write files of an image to standard output.")
+@source_argument
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", **completed("paths"))
+@view_option
+@source_options
+def cat(
+    source: str, paths: tuple[str, ...], view: str, options: SourceOptions, *, quiet: bool
+) -> None:
+    """Write files of an image to standard output; links are followed inside the image."""
     out = sys.stdout.buffer
-    with opened(asked, view) as tree:
+    with opened(SourceRequest(source, options), view, quiet=quiet) as tree:
         # All are found before the first is written.
         files = [tree.open(path) for path in paths]
         for file in files:

@@ -35,7 +35,11 @@ def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Non
         table.add_row(*(Text(printable(str(cell))) for cell in row))
     # In a pipe nothing is cut: there is no width to fit.
     terminal = sys.stdout.isatty()
-    Console(width=None if terminal else _WIDE, highlight=False).print(table)
+    console = Console(width=None if terminal else _WIDE, highlight=False)
+    # Not printed by the console itself, which makes an error of a reader that has gone.
+    with console.capture() as printed:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
 
 
 def show_lines(lines: Iterable[str]) -> None:

@@ -76,7 +76,7 @@ class Receiver:
         self,
         work: Path,
         store: Store,
-        indexer: Callable[[Layer, Path], None] | None,
+        indexer: Callable[[Layer, Path, Path], None] | None,
         expected: Sequence[str],
         max_layer_bytes: int,
     ) -> None:
@@ -84,6 +84,7 @@ class Receiver:
         self.index_dir.mkdir()
         self._work = work
         self._indexer = indexer
+        self._turns = store.index_dir
         self._expected = frozenset(expected)
         self._max_layer_bytes = max_layer_bytes
         found = {diff_id: store.layer(diff_id) for diff_id in self._expected}
@@ -164,7 +165,8 @@ class Receiver:
     def _settle(self, part: _Part) -> None:
         """Index a layer while its bytes are in memory, and see them to the disk."""
         if self._indexer is not None:
-            self._indexer(Layer(part.digest, part.blob, stored=True), self.index_dir)
+            layer = Layer(part.digest, part.blob, stored=True)
+            self._indexer(layer, self.index_dir, self._turns)
         fd = os.open(part.blob.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)

@@ -20,7 +20,7 @@ from imagefs.image.short_id import short_id
 from imagefs.progress import Progress
 from imagefs.store.store import Store
 
-Indexer = Callable[[Layer, Path], None]
+Indexer = Callable[[Layer, Path, Path], None]
 """`index.build`, handed in because the index lies to the right of this module."""
 
 

@@ -12,8 +12,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagefs.engine import fetch
@@ -21,7 +20,8 @@ from imagefs.engine.addresses import Endpoint
 from imagefs.engine.api import Engine
 from imagefs.errors import EngineError, ImagefsError, shortage
 from imagefs.host import processes
-from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.image.model import Image
+from imagefs.image.options import SourceOptions
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
 from imagefs.store.store import Store
@@ -29,26 +29,20 @@ from imagefs.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class LoaderConfig:
-    """From which engine images are fetched, into the store at which root, and within what limits.
+    """From which engine images are fetched, into the store at which root, and how.
 
     All of it is as the daemon was started, whose directory is another one since.
     """
 
     endpoint: Endpoint
     root: Path
-    platform: str | None = None
-    max_layer_bytes: int = MAX_LAYER_BYTES
+    options: SourceOptions = field(default_factory=SourceOptions)
 
     def fetch(self, image_id: str) -> None:
         """Fetch an image in this process, and index it."""
-        engine, store = Engine(self.endpoint), Store(self.root)
+        engine, store, options = Engine(self.endpoint), Store(self.root), self.options
         source = fetch.Source(
-            engine,
-            store,
-            Silent(),
-            self.platform,
-            partial(index_cache.build, turns=store.index_dir),
-            self.max_layer_bytes,
+            engine, store, Silent(), options.platform, index_cache.build, options.max_layer_bytes
         )
         index_cache.ensure(fetch.ensure_image(image_id, source).layers, store.index_dir)
 
@@ -65,14 +59,14 @@ class Loader:
         """Return an image, fetched and indexed if need be. Raises EngineError if that fails."""
         store = Store(self._config.root)
         try:
-            image = fetch.cached(image_id, store, self._config.platform)
+            image = fetch.cached(image_id, store, self._config.options.platform)
             if image is not None:
                 damaged = index_cache.damaged(image.layers, store.index_dir)
                 store.discard_layers(damaged)
                 image = None if damaged else image
             if image is None or index_cache.missing(image.layers, store.index_dir):
                 self._fetch(image_id)
-                image = fetch.cached(image_id, store, self._config.platform)
+                image = fetch.cached(image_id, store, self._config.options.platform)
             if image is None:
                 raise EngineError("it went from the cache while it was loaded")
         except BaseException:

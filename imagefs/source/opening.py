@@ -6,14 +6,14 @@ only when the source is of that kind. Any thread may call it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagefs.errors import EngineUnreachable, ImageNotFound, UsageError
 from imagefs.image import reference
-from imagefs.image.model import MAX_LAYER_BYTES, Image
+from imagefs.image.model import Image
+from imagefs.image.options import SourceOptions
 from imagefs.image.reference import (
     ArchiveReference,
     EngineReference,
@@ -24,26 +24,15 @@ from imagefs.progress import Progress
 from imagefs.store.store import Store
 
 if TYPE_CHECKING:
-    from imagefs.archive.model import ArchiveContents, ArchivedImage, IngestContext, IngestOptions
+    from imagefs.archive.model import ArchiveContents, ArchivedImage, IngestContext
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
-    """What the user wants mounted or shown: SOURCE as typed, and the options that choose in it.
-
-    `image` chooses one of an archive's images by tag, id prefix or position, `platform` one of
-    several platforms. With `keep_going` damaged layers are made do with, with `verify` layers
-    that are read in place have their digests checked. One layer that comes into the store may
-    have `max_layer_bytes`.
-    """
+    """What the user wants mounted or shown: SOURCE as typed, and the options."""
 
     text: str
-    host: str | None = None
-    platform: str | None = None
-    image: str | None = None
-    keep_going: bool = False
-    verify: bool = False
-    max_layer_bytes: int = MAX_LAYER_BYTES
+    options: SourceOptions = field(default_factory=SourceOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +99,7 @@ def _open_images(request: SourceRequest, store: Store, progress: Progress) -> Se
 
     with _ingest_context(request, store, progress) as context:
         contents = _contents(wanted, context)
-        chosen = choice.every(contents, _image_asked(wanted, request), request.platform)
+        chosen = choice.every(contents, _image_asked(wanted, request), request.options.platform)
         return [uncompress.image_of(contents, image, context) for image in chosen]
 
 
@@ -122,7 +111,7 @@ def _open_image(request: SourceRequest, store: Store, progress: Progress) -> Ima
 
     with _ingest_context(request, store, progress) as context:
         contents = _contents(wanted, context)
-        chosen = choice.one(contents, _image_asked(wanted, request), request.platform)
+        chosen = choice.one(contents, _image_asked(wanted, request), request.options.platform)
         return uncompress.image_of(contents, chosen, context)
 
 
@@ -136,7 +125,7 @@ def inspect(request: SourceRequest, store: Store, progress: Progress) -> Inspect
         return _inspected_engine(_from_engine(wanted.name, request, store, progress))
     from imagefs.archive.model import IngestContext  # noqa: PLC0415
 
-    contents = _contents(wanted, IngestContext(store, progress, _ingest_options(request)))
+    contents = _contents(wanted, IngestContext(store, progress, request.options))
     return Inspection(contents.format, tuple(map(_inspected, contents.images)))
 
 
@@ -149,7 +138,7 @@ def _ingest_context(
     from imagefs.index.cache import Indexer  # noqa: PLC0415
 
     with Indexer(store.index_dir) as indexer:
-        yield IngestContext(store, progress, _ingest_options(request), indexer)
+        yield IngestContext(store, progress, request.options, indexer)
 
 
 def _contents(wanted: Reference, context: "IngestContext") -> "ArchiveContents":
@@ -164,15 +153,12 @@ def _contents(wanted: Reference, context: "IngestContext") -> "ArchiveContents":
 def _image_asked(wanted: Reference, request: SourceRequest) -> str | None:
     """Return which image is asked for, be it by the reference or by an option."""
     named = wanted.image if isinstance(wanted, ArchiveReference) else None
-    if named and request.image and named != request.image:
-        raise UsageError(f"SOURCE asks for image {named!r}, and --image for {request.image!r}")
-    return request.image or named
-
-
-def _ingest_options(request: SourceRequest) -> "IngestOptions":
-    from imagefs.archive.model import IngestOptions  # noqa: PLC0415
-
-    return IngestOptions(request.keep_going, request.verify, request.max_layer_bytes)
+    asked = request.options.image
+    if named and asked and named != asked:
+        raise UsageError(
+            f"SOURCE asks for image {named!r}, and --image for {request.options.image!r}"
+        )
+    return request.options.image or named
 
 
 def _inspected(image: "ArchivedImage") -> InspectedImage:
@@ -220,14 +206,15 @@ def _from_engine(name: str, request: SourceRequest, store: Store, progress: Prog
     from imagefs.engine.api import Engine  # noqa: PLC0415
     from imagefs.index import cache as index_cache  # noqa: PLC0415
 
-    engine = Engine(addresses.find(request.host))
+    options = request.options
+    engine = Engine(addresses.find(options.host))
     source = fetch.Source(
         engine,
         store,
         progress,
-        request.platform,
-        partial(index_cache.build, turns=store.index_dir),
-        request.max_layer_bytes,
+        request.options.platform,
+        index_cache.build,
+        request.options.max_layer_bytes,
     )
     try:
         return fetch.ensure_image(name, source)

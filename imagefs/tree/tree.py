@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from imagefs.filesystem import ROOT_ID, Attr, Entry
 from imagefs.image.model import Image
+from imagefs.image.options import SourceOptions
 from imagefs.progress import Progress, Silent
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
@@ -238,6 +239,6 @@ def _error(number: int, path: Path) -> OSError:
 def open_image(source: str | os.PathLike[str], view: str = "rootfs", **options: Any) -> Tree:
     """Open an image that an archive, a directory or an engine has, and return a view of it.
 
-    The options are those of SourceRequest: `image`, `platform`, `host`, `keep_going`, `verify`.
+    The options are those of SourceOptions: `image`, `platform`, `host`, `keep_going`, `verify`.
     """
-    return Tree(SourceRequest(os.fspath(source), **options), view)
+    return Tree(SourceRequest(os.fspath(source), SourceOptions(**options)), view)

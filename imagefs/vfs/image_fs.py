@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from imagefs.errors import UsageError
 from imagefs.filesystem import ROOT_ID, Attr, Entry, ReadaheadCandidates, Statfs
 from imagefs.image import config as image_config
-from imagefs.image.model import Image, Layer
+from imagefs.image.model import Image, Layer, directory_names
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -598,4 +598,16 @@ def image_fs(image: Image, index_dir: Path, view: str | None = None) -> ImageFs:
     fs.add_image(image, index_dir)
     if view:
         fs.show_only(view)
+    return fs
+
+
+def images_fs(images: Sequence[Image], index_dir: Path) -> ImageFs:
+    """Return several images as a file system, each in a directory of its own at the root."""
+    fs = ImageFs()
+    for name, image in zip(directory_names(images), images, strict=True):
+        directory = fs.synthetic.directory(ROOT_ID)
+        fs.synthetic.link(ROOT_ID, name, directory.node)
+        fs.add_image(image, index_dir, directory.node)
+    root = fs.synthetic.get(ROOT_ID)
+    root.mtime = max(fs.synthetic.get(node).mtime for node in (root.children or {}).values())
     return fs

@@ -15,6 +15,7 @@ import pytest
 from imagefs.errors import CorruptArchive, UsageError
 from imagefs.image import platform as image_platform
 from imagefs.image.model import Image, directory_names
+from imagefs.image.options import SourceOptions
 from imagefs.progress import Silent
 from imagefs.source.opening import Inspection, SourceRequest, inspect, open_images
 from imagefs.store.store import Store
@@ -46,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def every(path: Path, store: Store, **options: Any) -> Sequence[Image]:
-    return open_images(SourceRequest(str(path), **options), store, Silent())
+    return open_images(SourceRequest(str(path), SourceOptions(**options)), store, Silent())
 
 
 def inspected(path: Path, store: Store) -> Inspection:

@@ -13,6 +13,7 @@ import pytest
 
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import CorruptArchive, HostError, ImagefsError
+from imagefs.image.options import SourceOptions
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, inspect, open_image
@@ -377,7 +378,7 @@ def test_layers_without_what_describes_them(
         samples.write(path, samples.gz(data) if form == "packed file" else data)
     with pytest.raises(CorruptArchive, match=rf"{damage}.*; --keep-going mounts what is left"):
         opened(path, store)
-    request = SourceRequest(str(path), keep_going=True)
+    request = SourceRequest(str(path), SourceOptions(keep_going=True))
     with reporter(quiet=True) as progress:
         image = open_image(request, store, progress)
     assert re.search(f"imagefs: warning: .*{damage}", capsys.readouterr().err)

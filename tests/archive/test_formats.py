@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from imagefs.archive import reader, uncompress
-from imagefs.archive.model import IngestContext, IngestOptions
+from imagefs.archive.model import IngestContext
 from imagefs.cli.progress_bars import reporter
+from imagefs.image.options import SourceOptions
 from imagefs.index import cache as index_cache
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, open_image
@@ -132,7 +133,7 @@ def test_an_indexer_that_dies_is_made_do_without(tmp_path: Path, store: Store) -
             child.kill()
         for child in children:
             child.join()
-        means = IngestContext(store, Silent(), IngestOptions(), indexer)
+        means = IngestContext(store, Silent(), SourceOptions(), indexer)
         path = samples.write(tmp_path / "x", samples.oci_layout(samples.IMAGE))
         packed = reader.read(path, means)
         made = uncompress.image_of(packed, packed.images[0], means)

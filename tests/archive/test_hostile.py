@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagefs.errors import ImagefsError
+from imagefs.image.options import SourceOptions
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, inspect, open_images
 from imagefs.store.store import Store
@@ -55,7 +56,7 @@ def attempt(content: bytes | Layout, store: Store, **options: Any) -> None:
     """Open and inspect an archive; a value or an ImagefsError is fine, all else is not."""
     with tempfile.TemporaryDirectory() as folder:
         path = samples.write(Path(folder) / "x", content)
-        request = SourceRequest(str(path), **options)
+        request = SourceRequest(str(path), SourceOptions(**options))
         messages = []
         for act in (open_images, inspect):
             try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagefs.cli.cache import seconds, size
+from imagefs.cli.quantities import seconds, size
 from imagefs.errors import UsageError
 
 KIB, GIB, TIB = 1024, 1024**3, 1024**4

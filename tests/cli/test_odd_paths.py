@@ -178,10 +178,11 @@ def test_a_directory_that_is_no_layout_is_not_walked(tmp_path: Path) -> None:
         " and listed.append(args[0]))\n"
         "from pathlib import Path\n"
         "from imagefs.archive import reader as archive\n"
-        "from imagefs.archive.model import IngestOptions, IngestContext\n"
+        "from imagefs.archive.model import IngestContext\n"
+        "from imagefs.image.options import SourceOptions\n"
         "from imagefs.errors import CorruptArchive\n"
         "listed.clear()\n"
-        "try: archive.read(Path(sys.argv[1]), IngestContext(None, None, IngestOptions()))\n"
+        "try: archive.read(Path(sys.argv[1]), IngestContext(None, None, SourceOptions()))\n"
         "except CorruptArchive as error: print(len(listed), error)\n"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "top")]

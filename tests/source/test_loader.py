@@ -14,6 +14,7 @@ import pytest
 from imagefs.engine.addresses import Endpoint
 from imagefs.errors import EngineError
 from imagefs.host import mountinfo
+from imagefs.image.options import SourceOptions
 from imagefs.source.loader import Loader, LoaderConfig
 from imagefs.store.store import Store
 from tests.support import needs
@@ -40,9 +41,11 @@ def test_the_engine_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_limit_is_handed_over(export: bytes, tmp_path: Path) -> None:
     """What a fetch says of a layer that is too large is the daemon's error."""
     with ScriptedEngine(tmp_path / "s", IMAGE.answers(chunked(export))) as engine:
-        ways = LoaderConfig(Endpoint(engine.host), tmp_path / "cache", max_layer_bytes=100_000)
+        config = LoaderConfig(
+            Endpoint(engine.host), tmp_path / "cache", SourceOptions(max_layer_bytes=100_000)
+        )
         with pytest.raises(EngineError, match=r"more than 100000 bytes; --max-layer-bytes sets"):
-            Loader(ways).load(IMAGE.id)
+            Loader(config).load(IMAGE.id)
 
 
 @contextlib.contextmanager

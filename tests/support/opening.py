@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from imagefs.filesystem import FileSystem
 from imagefs.image.model import Image
+from imagefs.image.options import SourceOptions
 from imagefs.progress import Silent
 from imagefs.source.opening import SourceRequest, open_image
 from imagefs.store.store import Store
@@ -19,7 +20,7 @@ VIEWS = ("rootfs", "layers", "snapshots")
 
 def opened(source: Path | str, store: Store, **options: Any) -> Image:
     """Return the image that `imagefs mount SOURCE` would mount."""
-    return open_image(SourceRequest(str(source), **options), store, Silent())
+    return open_image(SourceRequest(str(source), SourceOptions(**options)), store, Silent())
 
 
 def tree_of(fs: FileSystem, top: str = "") -> Tree:

@@ -1,0 +1,201 @@
+"""`imagefs mount`, `serve`, `unmount` and `mounts`."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from imagefs.cli import output
+from imagefs.cli.options import (
+    ServeOptions,
+    completed,
+    engine_options,
+    json_option,
+    mountpoint_argument,
+    serve_options,
+    source_argument,
+    source_options,
+)
+from imagefs.cli.progress_bars import reporter
+from imagefs.errors import MountError, UsageError
+from imagefs.host.files import NoHomeError
+from imagefs.host.mount_point import MountPoint, hold
+from imagefs.image.options import SourceOptions
+from imagefs.mounts import registry as mount_registry
+from imagefs.mounts import serve as server
+from imagefs.mounts.registry import Registry
+from imagefs.mounts.serve import Serving, check_host, default_driver
+from imagefs.store.store import Store, default_root
+
+_WORTH_A_WORD = 256 << 20
+"""Bytes of layers that are indexed without a word: it takes a moment."""
+
+
+@click.command()
+@source_argument
+@mountpoint_argument
+@click.option(
+    "--view",
+    metavar="VIEW",
+    help="Only this view: rootfs, layers, snapshots, or a layer by its directory's name.",
+    **completed("views"),
+)
+@click.option(
+    "--all", "all_images", is_flag=True, help="Every image of an archive, each in a directory."
+)
+@serve_options
+@source_options
+def mount(
+    source: str,
+    mountpoint: Path,
+    options: SourceOptions,
+    serving: ServeOptions,
+    *,
+    view: str | None,
+    all_images: bool,
+    quiet: bool,
+) -> None:
+    """Mount an image on a directory.
+
+    Returns when the mount answers, and leaves a daemon behind that serves it.
+    """
+    from imagefs.index import cache as index_cache  # noqa: PLC0415
+    from imagefs.source import opening  # noqa: PLC0415
+    from imagefs.vfs.image_fs import image_fs, images_fs  # noqa: PLC0415
+
+    if all_images and view is not None:
+        raise UsageError("--view is of one image: choose it with --image, or leave out --all")
+    request = opening.SourceRequest(source, options)
+    wanted = _serving(source, mountpoint, serving)
+    point = _prepare(wanted)
+    store = Store()
+    with reporter(quiet=quiet) as progress:
+        if all_images:
+            fs = images_fs(opening.open_images(request, store, progress), store.index_dir)
+        else:
+            image = opening.open_image(request, store, progress)
+            waiting = index_cache.missing(image.layers, store.index_dir)
+            if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
+                progress.phase("indexing")
+            fs = image_fs(image, store.index_dir, view)
+    server.serve(lambda: fs, point, wanted)
+
+
+@click.command(short_help="Show all images of the engine as directories.")
+@mountpoint_argument
+@serve_options
+@engine_options
+def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> None:
+    """Show all images of the engine as directories, each fetched when first entered."""
+    from imagefs.engine import addresses  # noqa: PLC0415
+    from imagefs.engine.api import Engine  # noqa: PLC0415
+    from imagefs.source.loader import Loader, LoaderConfig  # noqa: PLC0415
+    from imagefs.vfs.engine_fs import Catalog  # noqa: PLC0415
+
+    engine = Engine(addresses.find(options.host))
+    wanted = _serving(engine.host, mountpoint, serving)
+    point = _prepare(wanted)
+    engine.version()
+    store = Store()
+    loader = Loader(LoaderConfig(engine.endpoint, store.root, options))
+
+    def make() -> Catalog:
+        return Catalog(engine.images, loader.load, store.index_dir, loader.unload)
+
+    server.serve(make, point, wanted)
+
+
+def _serving(source: str, mountpoint: Path, options: ServeOptions) -> Serving:
+    return Serving(
+        source=source,
+        mountpoint=mountpoint,
+        driver=options.driver or default_driver(),
+        registry=registry(),
+        allow_other=options.allow_other,
+        foreground=options.foreground,
+        log_level=getattr(logging, options.log_level.upper()),
+        flags=options.flags,
+    )
+
+
+def registry() -> Registry:
+    """Return the records of this user's daemons, of which there are none without a home."""
+    try:
+        return Registry(default_root() / "mounts")
+    except NoHomeError:
+        return Registry(None)
+
+
+def _prepare(serving: Serving) -> MountPoint:
+    """Find out before the work whether what follows it can succeed; hold the place to mount."""
+    point = hold(serving.mountpoint)
+    check_host(serving)
+    _open_many()
+    if serving.foreground:
+        from imagefs.host.daemon import log_to_terminal  # noqa: PLC0415
+
+        log_to_terminal(serving.log_level)
+    return point
+
+
+def _open_many() -> None:
+    """Have as many files open as the system lets us: each layer takes two for as long as it is."""
+    import resource  # noqa: PLC0415
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where "without limit" is not taken, as on macOS, what there is must do.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@click.command()
+@click.argument(
+    "mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=Path, **completed("mountpoints")
+)
+@click.option("-l", "--lazy", is_flag=True, help="Detach a busy mount now; it ends when unused.")
+@click.option(
+    "-a",
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Unmount all mounts of yours; as root, everybody's.",
+)
+def unmount(mountpoints: Sequence[Path], *, lazy: bool, everything: bool) -> None:
+    """Take mounts away, dead ones too."""
+    if bool(mountpoints) == everything:
+        raise UsageError("name the mount points, or say --all")
+    known = registry()
+    own = [Path(one.mountpoint) for one in known.mounts() if mount_registry.is_own(one.owner)]
+    # Go on after a failure, and fail in the end.
+    failures = []
+    for place in mountpoints or own[::-1]:
+        try:
+            known.unmount(place, lazy=lazy)
+        except MountError as error:
+            failures.append(str(error))
+    if failures:
+        raise MountError("; ".join(failures))
+
+
+@click.command()
+@json_option
+def mounts(*, as_json: bool) -> None:
+    """List the mounts of imagefs."""
+    found = registry().mounts()
+    if as_json:
+        output.show_json([asdict(one) for one in found])
+        return
+    output.show_table(
+        ("SOURCE", "MOUNTPOINT", "PID", "SINCE", "STATE"),
+        [
+            (one.source, one.mountpoint, one.pid or "-", one.since or "-", _state(one.alive))
+            for one in found
+        ],
+    )
+
+
+def _state(alive: bool) -> str:
+    return "mounted" if alive else "dead: unmount it"
