@@ -7,7 +7,7 @@ their layers; anything else comes in whole. Any thread may call it.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -36,16 +36,18 @@ def compressed(fd: int, path: Path, context: IngestContext) -> ArchiveContents:
         spooled = _recall(key, str(path), store)
         if spooled is None:
             progress.phase("decompressing", status.st_size)
-            spooled = _take(fd, str(path), context)
+            spooled = _take(_Source(fd, context), str(path), context)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
-        return spooled.contents(context)
+        return replace(spooled.contents(context), packed=status.st_size)
 
 
 def stream(fd: int, place: str, context: IngestContext) -> ArchiveContents:
     """Return what arrives by a pipe, once all of it has arrived."""
     context.progress.phase(f"reading {place}")
-    return _take(fd, place, context).contents(context)
+    source = _Source(fd, context)
+    contents = _take(source, place, context).contents(context)
+    return replace(contents, packed=source.took)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +90,39 @@ def _key(key: str, *, apart: bool) -> str:
     return f"{'parts' if apart else 'whole'} {key}"
 
 
-def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
+class _Source:
+    """A file that is read from where it is open, forward; `took` is how many bytes were read."""
+
+    def __init__(self, fd: int, context: IngestContext) -> None:
+        self._fd, self._progress = fd, context.progress
+        self._head = b""
+        self.took = 0
+
+    def head(self) -> bytes:
+        """Return the first bytes, which are read again; fewer than asked for at the end only."""
+        while len(self._head) < compression.MAGIC_BYTES and (more := os.read(self._fd, _CHUNK)):
+            self._head += more
+        return self._head
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; none at the end."""
+        data, self._head = self._head or os.read(self._fd, size), b""
+        self.took += len(data)
+        self._progress.advance(len(data))
+        return data
+
+
+def _take(source: _Source, place: str, context: IngestContext) -> _Spooled:
     """Bring a stream into the store."""
     try:
-        chunks = _plain(fd, context)
+        chunks = _plain(source, context)
         head = b""
         for chunk in chunks:
             head += chunk
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = take_apart(chain([head], chunks), context)
+            digest, damage = take_apart(chain([head], chunks), context, lambda: source.took)
             return _Spooled(place, digest, True, damage)
         digest, damage = _take_whole(chain([head], chunks), context)
         return _Spooled(place, digest, False, damage)
@@ -126,23 +150,14 @@ def _take_whole(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, s
     return file.digest, damage
 
 
-def _plain(fd: int, context: IngestContext) -> Iterator[bytes]:
+def _plain(source: _Source, context: IngestContext) -> Iterator[bytes]:
     """Yield a stream's bytes, decompressed if need be."""
-    head = b""
-    while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
-        head += more
+    head = source.head()
     if not head:
         raise CorruptArchive("is empty")
-    waiting = [head]
-
-    def read(size: int) -> bytes:
-        data = waiting.pop() if waiting else os.read(fd, size)
-        context.progress.advance(len(data))
-        return data
-
     kind = compression.recognise(head)
     if kind is not None:
-        yield from compression.plain(read, kind, room(context.store))
+        yield from compression.plain(source.read, kind, room(context.store))
     else:
-        while data := read(_CHUNK):
+        while data := source.read(_CHUNK):
             yield data

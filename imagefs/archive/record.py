@@ -12,7 +12,7 @@ import json
 import os
 import posixpath
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
@@ -105,15 +105,18 @@ def _table(record: Blob) -> dict[str, Any]:
     raise HostError(f"{record.path}: is not what the cache took it for")
 
 
-def take_apart(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:
+def take_apart(
+    chunks: Iterator[bytes], context: IngestContext, packed: Callable[[], int]
+) -> tuple[str, str]:
     """Bring an archive that arrives in chunks into the store.
 
-    Return the digest of its record, and what is wrong with the archive if it was to keep going.
+    `packed` tells how many bytes of it have been read, which may be compressed. Return the digest
+    of its record, and what is wrong with the archive if it was to keep going.
     """
     damage = ""
     if context.indexer is not None:
         context.indexer.begin()
-    with context.store.layer_writer(None) as record, _Taking(record, context) as taking:
+    with context.store.layer_writer(None) as record, _Taking(record, context, packed) as taking:
         try:
             for count, (member, content) in enumerate(members(chunks)):
                 if count >= MAX_MEMBERS:
@@ -132,8 +135,11 @@ def take_apart(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, st
 class _Taking:
     """One archive being taken apart."""
 
-    def __init__(self, record: HashedFile, context: IngestContext) -> None:
+    def __init__(
+        self, record: HashedFile, context: IngestContext, packed: Callable[[], int]
+    ) -> None:
         self._record = record
+        self._packed, self._before = packed, 0
         self._context = context
         self._store = context.store
         self._options = context.options
@@ -209,15 +215,18 @@ class _Taking:
                     raise CorruptArchive(f"{shown(name)}: {error}") from error
                 damage = str(error)
             self._large[name] = (file, damage)
-            settling = self._settling.submit(self._settle, stack.pop_all(), file, not damage)
+            packed, self._before = self._packed() - self._before, self._packed()
+            settling = self._settling.submit(
+                self._settle, stack.pop_all(), file, packed, not damage
+            )
             self._settled.append(settling)
         if len(self._settled) > _UNSETTLED:
             self._settled[-_UNSETTLED].result()
 
-    def _settle(self, stack: ExitStack, file: HashedFile, whole: bool) -> None:
+    def _settle(self, stack: ExitStack, file: HashedFile, packed: int, whole: bool) -> None:
         with stack:
             file.finish(sync=False)
-            settle(file, self._context, whole=whole)
+            settle(file, self._context, packed, whole=whole)
 
     def finish(self) -> None:
         """Wait until all layers are in the store, and end the record."""

@@ -42,7 +42,17 @@ def image_of(contents: ArchiveContents, image: ArchivedImage, context: IngestCon
         context.progress.warn(damage)
     with host_errors(Path(contents.place)):
         layers = _plain_layers(image, _Maker(contents.place, context))
-    return Image(image.id, image.names, image.config, image.manifest, layers)
+    packed = _packed(contents, image)
+    return Image(image.id, image.names, image.config, image.manifest, layers, packed)
+
+
+def _packed(contents: ArchiveContents, image: ArchivedImage) -> int | None:
+    """Return how many bytes of an archive an image's layers come from; None if it lacks some."""
+    files = {layer.file for layer in image.layers}
+    if contents.packed is not None and None not in files:
+        return contents.packed
+    lengths = [file.blob.length for file in files if file is not None]
+    return sum(lengths) if len(lengths) == len(files) else None
 
 
 def _plain_layers(image: ArchivedImage, maker: "_Maker") -> tuple[Layer, ...]:
@@ -267,7 +277,7 @@ class _Maker:
                 file.finish(sync=False)
             if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
-            settle(file, self._context, whole=not damage)
+            settle(file, self._context, blob.length, whole=not damage)
         return file.digest, damage
 
 
@@ -277,15 +287,16 @@ def _algorithm(diff_id: str) -> str:
     return algorithm if algorithm in DIGESTS else ""
 
 
-def settle(file: HashedFile, context: IngestContext, *, whole: bool) -> None:
+def settle(file: HashedFile, context: IngestContext, packed: int, *, whole: bool) -> None:
     """See a finished file to the disk and into the store; if it is whole, it is indexed meanwhile.
 
-    Who takes it for a layer will look for its index first.
+    `packed` is how many bytes of the archive it came from. Who takes it for a layer will look for
+    its index first.
     """
     blob = Blob(file.path, 0, file.size)
     indexed = None
     if whole and context.indexer is not None:
-        indexed = context.indexer.add(Layer(file.digest, blob, stored=True))
+        indexed = context.indexer.add(Layer(file.digest, blob, stored=True), packed)
     fsync_file(file.path)
     if indexed is not None:
         indexed()

@@ -40,7 +40,7 @@ def layers(source: str, options: SourceOptions, *, as_json: bool, quiet: bool) -
     store = Store()
     with reporter(quiet=quiet) as progress:
         image = opening.open_image(SourceRequest(source, options), store, progress)
-        index_cache.ensure(image.layers, store.index_dir)
+        index_cache.ensure(image.layers, store.index_dir, image.packed)
     indexes = [index_cache.open_index(layer, store.index_dir) for layer in image.layers]
     found = layers_txt.summaries(image, links_of(indexes))
     if as_json:
@@ -120,7 +120,7 @@ def fetch(images: tuple[str, ...], options: SourceOptions, *, quiet: bool) -> No
         try:
             with reporter(quiet=quiet) as progress:
                 image = opening.open_image(SourceRequest(name, options), store, progress)
-                index_cache.ensure(image.layers, store.index_dir)
+                index_cache.ensure(image.layers, store.index_dir, image.packed)
         except ImagefsError as error:
             if len(images) == 1:
                 raise

@@ -2,13 +2,13 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
-from imagefs.index.fold import Fold
+from imagefs.index.fold import Fold, Took
 from imagefs.index.writer import IndexWriter
 from imagefs.tar.scan import Member, scan
 
@@ -19,14 +19,14 @@ def write_index(
     blob: Blob,
     key: bytes,
     out: BinaryIO,
-    took: Callable[[int], None] = lambda _: None,
+    took: Took = lambda _names, _memory: None,
     *,
     marked: bool = False,
     keep_going: bool = False,
 ) -> None:
     """Write the index of the layer whose plain tar `blob` holds to a new file.
 
-    `took` is told how much memory the tree takes, while it grows.
+    `took` is told of the tree while it grows, as `Fold` does it.
 
     A tar that is `marked` has an end-of-archive marker, or it was cut. For others the archive
     around them tells where they end, and some writers leave the marker out.

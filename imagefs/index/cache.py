@@ -7,7 +7,9 @@ Owns the files of the index directory: their names, and that each is there whole
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from imagefs.errors import CorruptArchive, HostError
@@ -16,9 +18,15 @@ from imagefs.image.model import Blob, Layer
 from imagefs.index import rows, workers
 from imagefs.index.reader import Index, layer_bytes
 from imagefs.index.turns import Turn
+from imagefs.tar.header import BLOCK
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
+
+BYTES_A_NAME, FREE_NAMES = 8, 1 << 17
+"""What an archive must take for each name of its image, beside those that are free: the name, its
+header and its content, compressed. Directories alone come to 10 to 13 bytes each, all of /etc to
+484."""
 
 _refused: dict[Path, tuple[object, CorruptArchive]] = {}
 """Why an Indexer of this process could not index a layer, by the index's path, with the file that
@@ -91,11 +99,12 @@ def damaged(layers: Iterable[Layer], index_dir: Path) -> set[str]:
     }
 
 
-def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
+def ensure(layers: Sequence[Layer], index_dir: Path, packed: int | None = None) -> None:
     """Index those of the layers that have no index yet, side by side in worker processes.
 
-    The workers give back to the system the memory that the trees took. Raises CorruptArchive for
-    a layer that is no tar, HostError where the index cannot be written.
+    `packed` is how many bytes of an archive they came from, if that is known; it bounds how many
+    names are taken. Raises CorruptArchive for a layer that is no tar, or beyond what one may have,
+    HostError where the index cannot be written.
     """
     # The largest first, so that no worker is left alone with it at the end.
     order = sorted(missing(layers, index_dir), key=lambda layer: -blob_of(layer).length)
@@ -107,14 +116,27 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
             raise error
     from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
 
-    with workers.executor(min(len(order), workers.most())) as pool:
+    tally = None
+    if packed is not None:
+        tally = workers.Tally(len(order), most_names(packed), packed)
+    with workers.executor(min(len(order), workers.most()), tally) as pool:
         try:
-            for _ in pool.map(build, order, [index_dir] * len(order)):
+            for _ in pool.map(_build_task, range(len(order)), order, [index_dir] * len(order)):
                 pass
         except BrokenProcessPool as error:
             raise HostError(
                 "a process that indexed a layer was killed; is memory short?"
             ) from error
+
+
+def _build_task(task: int, layer: Layer, index_dir: Path) -> None:
+    tally = workers.Tally.here
+    build(layer, index_dir, count=partial(tally.count, task) if tally else None)
+
+
+def most_names(packed: int) -> int:
+    """Return how many names an image may have that comes from so many bytes of an archive."""
+    return FREE_NAMES + packed // BYTES_A_NAME
 
 
 class Indexer:
@@ -127,6 +149,8 @@ class Indexer:
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
         self._pool: ProcessPoolExecutor | None = None
+        self._lock = Lock()
+        self._blocks = self._packed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -142,8 +166,18 @@ class Indexer:
             # All processes are forked with the first task.
             self._pool.submit(os.getpid)
 
-    def add(self, layer: Layer) -> Callable[[], object]:
-        """Have a layer indexed; what is returned waits until its file is no longer read."""
+    def add(self, layer: Layer, packed: int) -> Callable[[], object]:
+        """Have a layer indexed; what is returned waits until its file is no longer read.
+
+        `packed` is how many bytes of an archive it came from. Where all together are so long that
+        they may have more names than these stand for, it is left to `ensure`, which counts.
+        """
+        with self._lock:
+            self._packed += packed
+            blocks = self._blocks + blob_of(layer).length // BLOCK
+            if blocks > most_names(self._packed):
+                return lambda: None
+            self._blocks = blocks
         from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
 
         assert self._pool is not None
@@ -166,10 +200,16 @@ def _file_of(layer: Layer) -> object:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def build(layer: Layer, index_dir: Path, turns: Path | None = None) -> None:
+def build(
+    layer: Layer,
+    index_dir: Path,
+    turns: Path | None = None,
+    count: Callable[[int], None] | None = None,
+) -> None:
     """Scan a layer and write its index, whole or not at all.
 
-    `turns` is the directory where those that need much memory take turns, `index_dir` by default.
+    `turns` is the directory where those that need much memory take turns, `index_dir` by default;
+    `count` is told again and again how many names there are by now, and may raise CorruptArchive.
     """
     from imagefs.index import build as index_build  # noqa: PLC0415
 
@@ -185,7 +225,13 @@ def build(layer: Layer, index_dir: Path, turns: Path | None = None) -> None:
             host_errors(path, "cannot write the index "),
             published(path) as out,
         ):
-            index_build.write_index(blob, key, out, turn.took, marked=flat, keep_going=keep_going)
+
+            def took(names: int, memory: int) -> None:
+                turn.took(memory)
+                if count is not None:
+                    count(names)
+
+            index_build.write_index(blob, key, out, took, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
         where = f"; the layer begins at byte {blob.offset} of {blob.path}" if blob.offset else ""
         raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}{where}") from error

@@ -12,6 +12,7 @@ up (implied directories, attributes, links through links) has a limit of its own
 
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
+from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
 from imagefs.index import records as layer_records
@@ -29,8 +30,8 @@ from imagefs.tar.scan import Member
 
 NAME_MAX = 255
 """Longest name of one path component, in bytes, that Linux can use (<linux/limits.h>)."""
-MAX_MEMBERS = 1 << 24
-"""Most members of one layer."""
+MAX_MEMBERS = 1 << 22
+"""Most members of one layer; the largest that are known have some two million."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
 MAX_FOLLOWED = 4_000_000
@@ -52,6 +53,8 @@ _MAX_KNOWN_LENGTH = 512
 
 _ROOT = layer_records.key_of(0)
 
+Took: TypeAlias = Callable[[int, int], None]
+
 
 class Fold:
     """A layer's tree, grown member by member.
@@ -60,12 +63,13 @@ class Fold:
     stands there, which saves memory and time; what is settled is always later than what waits
     under the same name. Directories, and symbolic links up to a number, are settled at once.
 
-    `took` is told again and again how many bytes of memory the tree takes by now.
+    `took` is told again and again how many names the tree has by now, and how many bytes of memory
+    it takes.
     """
 
-    def __init__(self, took: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, took: Took = lambda _names, _memory: None) -> None:
         self._took = took
-        self._names = self._told = self._told_details = 0
+        self._count = self._names = self._told = self._told_details = 0
         self._members = ArchiveContents()
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
@@ -80,13 +84,13 @@ class Fold:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
         known, settled, numbers = self._directories, self._settled, self._members.numbers
         append, pack = self._waiting.append, RECORD.pack
-        left, count = iter(members), 0
+        left = iter(members)
         for first in left:
-            if count >= MAX_MEMBERS:
+            if self._count >= MAX_MEMBERS:
                 raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
-            some = min(_TOGETHER, MAX_MEMBERS - count)
-            count += some
+            some = min(_TOGETHER, MAX_MEMBERS - self._count)
             self._take_stock()
+            self._count += some
             for member in chain((first,), islice(left, some - 1)):
                 # fmt: off
                 (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
@@ -124,10 +128,11 @@ class Fold:
         self._names += sum(map(len, self._waiting[self._told :]))
         self._told, self._told_details = len(self._waiting), self._members.details_bytes
         self._took(
+            len(self._waiting) + len(self._settled),
             self._names
             + _BYTES_WAITING * len(self._waiting)
             + _BYTES_SETTLED * len(self._settled)
-            + self._told_details
+            + self._told_details,
         )
 
     def finish(self) -> Folded:
@@ -135,6 +140,7 @@ class Fold:
 
         Hard links whose targets came after them are bound, as far as the layer holds them.
         """
+        self._take_stock()
         self._bind_pending()
         settled, entries = self._settled, self._waiting
         self._settled, self._waiting, self._pending = {}, [], []

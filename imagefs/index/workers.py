@@ -1,11 +1,14 @@
 """The processes that index layers, which give back to the system the memory that the trees took.
 
-Owns how many there are, and that they can be had at all. Knows nothing of layers.
+Owns how many there are, that they can be had at all, and what all of them together may come
+across. Knows nothing of layers.
 """
 
 import os
-from typing import TYPE_CHECKING
+from mmap import mmap
+from typing import TYPE_CHECKING, ClassVar
 
+from imagefs.errors import CorruptArchive
 from imagefs.host import processes
 
 if TYPE_CHECKING:
@@ -23,13 +26,42 @@ def most() -> int:
     return min(count or 1, _MOST)
 
 
-def executor(count: int) -> "ProcessPoolExecutor":
+class Tally:
+    """How many names some processes have come across by now, each in its task; `most` are allowed.
+
+    `packed` is the bytes of the archive that they are all of, for the error. Processes have it in
+    common that were forked when it was there.
+    """
+
+    here: ClassVar["Tally | None"] = None
+    """That of this process, if it is a worker's."""
+
+    def __init__(self, tasks: int, most: int, packed: int) -> None:
+        self._most, self._packed = most, packed
+        self._counts = memoryview(mmap(-1, 8 * tasks)).cast("Q")
+
+    def count(self, task: int, names: int) -> None:
+        """Say how many a task has come across. CorruptArchive where all are too many."""
+        self._counts[task] = names
+        if sum(self._counts) > self._most:
+            raise CorruptArchive(
+                f"the image's layers have more than {self._most} names, too many for"
+                f" {self._packed} bytes; decompress the archive to have it taken all the same"
+            )
+
+
+def _begin(parent: int, tally: Tally | None) -> None:
+    processes.end_with(parent)
+    Tally.here = tally
+
+
+def executor(count: int, tally: Tally | None = None) -> "ProcessPoolExecutor":
     """Return that many processes, which end with this one: outliving it they held its locks."""
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
     from multiprocessing import get_context  # noqa: PLC0415
 
     _check_room(count)
-    return ProcessPoolExecutor(count, get_context("fork"), processes.end_with, (os.getpid(),))
+    return ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(), tally))
 
 
 def _check_room(count: int) -> None:

@@ -82,7 +82,7 @@ class ImageFs:
 
     def add_image(self, image: Image, index_dir: Path, parent: int = ROOT_ID) -> None:
         """Put an image's tree into the synthetic directory `parent`; its layers get indexed."""
-        index_cache.ensure(image.layers, index_dir)
+        index_cache.ensure(image.layers, index_dir, image.packed)
         with self._lock:
             if self.free_views.left() < 2 * len(image.layers) + 1:
                 raise OSError(errno.ENFILE, "too many views under one mount")

@@ -1,5 +1,6 @@
 """Layers indexed side by side: who takes much memory waits for its turn, and what is known."""
 
+import lzma
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tests.support import samples
 from tests.support.headers import END, file, header, pax
 from tests.support.opening import opened
 from tests.support.polling import soon
-from tests.support.samples import SampleImage
+from tests.support.samples import Layout, SampleImage
 from tests.support.tars import layer
 
 BROKEN = header(chksum=1) + END
@@ -82,7 +83,8 @@ def test_what_a_tree_takes_is_told_as_it_grows(kind: str, tmp_path: Path) -> Non
         out.write(END)
     told: list[int] = []
     with (tmp_path / "index").open("wb") as index:
-        index_build.write_index(Blob(path, 0, path.stat().st_size), bytes(32), index, told.append)
+        blob = Blob(path, 0, path.stat().st_size)
+        index_build.write_index(blob, bytes(32), index, lambda _, memory: told.append(memory))
     assert told == sorted(told)
     assert told[-1] > least * number * 3 // 4
     assert max(after - before for before, after in pairwise(told)) < 4 << 20
@@ -131,7 +133,7 @@ def test_a_refusal_is_of_the_file_that_was_looked_at(
     refused = Layer("sha256:0", Blob(path, 0, len(BROKEN)), stored=True)
     with Indexer(tmp_path) as indexer:
         indexer.begin()
-        indexer.add(refused)()
+        indexer.add(refused, len(BROKEN))()
     good = layer({"a": "1"})
     path.unlink()
     path.write_bytes(good)
@@ -146,3 +148,62 @@ def test_what_nobody_needs_may_be_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
     image = opened(path, store, image="app:1")
     index_cache.ensure(image.layers, store.index_dir)
+
+
+# Names
+
+
+def packed_layers(layout: Layout) -> Layout:
+    """Return a layout whose layers are compressed each."""
+    return {
+        name: lzma.compress(data)
+        if name.endswith("layer.tar") and isinstance(data, bytes)
+        else data
+        for name, data in layout.items()
+    }
+
+
+@pytest.fixture
+def few_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an archive have hardly more names than its bytes stand for."""
+    monkeypatch.setattr(index_cache, "FREE_NAMES", 5000)
+
+
+@pytest.mark.parametrize("way", ["archive", "layers"])
+def test_names_must_be_worth_their_bytes(
+    way: str, few_are_free: None, scans: Callable[[], int], tmp_path: Path
+) -> None:
+    """A small archive of very many names is refused, however they are spread over its layers."""
+    names, layers = 10_000, 4
+    each = [
+        b"".join(file(b"%d-%06d" % (at, n)) for n in range(names)) + END for at in range(layers)
+    ]
+    layout = samples.docker_20(SampleImage(tuple(each)))
+    if way == "layers":
+        path = samples.write(tmp_path / "x", samples.tar_of(packed_layers(layout)))
+    else:
+        path = samples.write(tmp_path / "x", lzma.compress(samples.tar_of(layout)))
+    store = Store(tmp_path / "cache")
+    image = opened(path, store)
+    assert scans() == 0, "none beside the others, since all count together"
+    assert image.packed is not None
+    assert image.packed <= path.stat().st_size
+    for _ in range(2):
+        with pytest.raises(CorruptArchive, match=r"have more than .* names, too many for") as error:
+            index_cache.ensure(image.layers, store.index_dir, image.packed)
+        assert str(error.value).isprintable()
+    left = index_cache.missing(image.layers, store.index_dir)
+    assert left, "what is refused leaves nothing half-made"
+    assert not list(store.index_dir.glob("*.tmp"))
+    # As plain layers, their bytes are what the names take.
+    index_cache.ensure(image.layers, store.index_dir, len(each[0]) * layers)
+
+
+def test_names_of_honest_archives_are_worth_their_bytes(tmp_path: Path) -> None:
+    """Even directories alone, and links alone, take more each than is asked of them."""
+    for member in (
+        lambda n: header(b"usr/share/doc/package-%d-doc/" % (n * 7919), b"5", mtime=n * 37),
+        lambda n: header(b"bin/%d" % (n * 7919), b"2", linkname=b"../%d" % n, mtime=n * 37),
+    ):
+        plain = b"".join(map(member, range(20_000))) + END
+        assert len(samples.zstd(plain)) > 20_000 * index_cache.BYTES_A_NAME
