@@ -5,7 +5,7 @@ of a file a view shows. Keeps nothing: what is remembered is the piles', and can
 May be used by many threads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
@@ -88,13 +88,16 @@ class View:
             end = min(at + _SOME, count)
             yield Listing(merge.entries_of(self._index, layer, number, at, end), {}, {})
 
-    def inode(self, place: Place) -> tuple[int, Place]:
-        """Return the inode that a leaf's name leads to, and how many names of it are visible.
+    def inode(self, place: Place, row: Row) -> tuple[int, Place, Row]:
+        """Return how many names of a leaf's inode are visible, and where it is, with its row.
 
-        The count is 0 where it is what the inode's layer says.
+        The leaf's name is at `place`, with that row. The count is 0 where it is what the inode's
+        layer says.
         """
         layer, number = place
-        return 0, (layer, self._index.row(number).inode)
+        if row.inode == number:
+            return 0, place, row
+        return 0, (layer, row.inode), self._index.row(row.inode)
 
 
 class MergedView(View):
@@ -159,29 +162,29 @@ class MergedView(View):
         """Yield a wide directory's entries, some at a time."""
         return merge.listings(list(self._piles.stack(self._spot(layer, number))))
 
-    def inode(self, place: Place) -> tuple[int, Place]:
-        """Return the inode that a leaf's name leads to, and how many names of it are visible.
+    def inode(self, place: Place, row: Row) -> tuple[int, Place, Row]:
+        """Return how many names of a leaf's inode are visible, and where it is, with its row.
 
-        The count is 0 where it is what the inode's layer says.
+        The leaf's name is at `place`, with that row. The count is 0 where it is what the inode's
+        layer says.
         """
-        layer, number = place
-        row = self._pile.indexes[layer].row(number)
         target: Place | None = None
         if row.flags & rows.FOREIGN:
             target = self._links.target(place)
         if target is None:
-            target = (layer, row.inode)
-        else:
+            target = (place[0], row.inode)
+        if target != place:
             row = self._pile.indexes[target[0]].row(target[1])
         if row.nlink == 1 and not self._links.lead_to(target):
-            return 0, target
+            return 0, target, row
         counts = self._piles.counts
-        key = self._pile.chain(self.layer).number, nodeid.pack(0, *target)
+        chain = self._pile.chain(self.layer)
+        key = chain.number, target[0] << nodeid.LAYER_SHIFT | target[1]
         count = counts.known.get(key)
         if count is None:
             count = self._count(target, row.nlink)
             counts.keep(key, count, _KEY)
-        return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target
+        return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target, row
 
     def _count(self, inode: Place, nlink: int) -> int:
         """Return how many names of an inode show, or, if it has too many, how many there are."""
@@ -198,16 +201,24 @@ class MergedView(View):
             for at in index.same_inode(number)
             if not (index.row(at).flags & rows.FOREIGN and self._links.target((layer, at)))
         ]
-        return sum(map(self._is_visible, names + links))
+        return self._visible(names + links)
 
-    def _is_visible(self, place: Place) -> bool:
-        layer, number = place
-        index = self._pile.indexes[layer]
-        row = index.row(number)
-        directory = self._shown(layer, row.parent)
-        if directory is None:
-            return False
-        if (directory[0].layer, directory[1]) == (layer, row.parent):
-            return not row.flags & rows.HIDDEN
-        found = self._piles.lookup(directory, index.name(row))
-        return found is not None and (found[0].layer, found[1].number) == place
+    def _visible(self, places: Iterable[Place]) -> int:
+        """Return how many of some leaves' names show."""
+        count, last = 0, (0, -1)
+        directory: Spot | None = None
+        for place in places:
+            layer, number = place
+            index = self._pile.indexes[layer]
+            row = index.row(number)
+            if (layer, row.parent) != last:
+                last = layer, row.parent
+                directory = self._shown(*last)
+            if directory is None:
+                continue
+            if (directory[0].layer, directory[1]) == last:
+                count += not row.flags & rows.HIDDEN
+            else:
+                found = self._piles.lookup(directory, index.name(row))
+                count += found is not None and (found[0].layer, found[1].number) == place
+        return count

@@ -350,7 +350,7 @@ def test_links_into_lower_layers_without_end(tmp_path: Path) -> None:
         layer({f"f{n}": "x", **{f"l{n}/{at}": Hard("f0") for at in range(40 if n else 0)}})
         for n in range(150)
     ]
-    with at_most(12_000_000):
+    with at_most(3_000_000):
         fs = fs_of(tmp_path, *layers)
     attr = resolve(fs, "rootfs/l149/0")
     assert attr == resolve(fs, "rootfs/f0")
