@@ -141,7 +141,7 @@ def too_large(what: str, error: TooLargeError, options: SourceOptions) -> HostEr
     """Return the error for a stream that was stopped, by the user's limit or for lack of room."""
     if error.max_bytes == options.max_layer_bytes:
         return HostError(f"{what}: {error}; --max-layer-bytes sets this limit")
-    return HostError(f"{what} does not fit into the cache: {error}")
+    return HostError(f"{what} does not fit into the cache: {error}; {files.MAKE_ROOM}")
 
 
 class _Maker:

@@ -112,8 +112,6 @@ def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]
 @source_options
 def fetch(images: tuple[str, ...], options: SourceOptions, *, quiet: bool) -> None:
     """Fetch images into the cache, to mount them quickly later."""
-    # Go on after a failure, and fail in the end.
-
     store = Store()
     failures = []
     for name in images:

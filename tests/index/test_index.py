@@ -42,6 +42,22 @@ def image(tmp_path: Path) -> Image:
     return image_of([layer(TREE)], tmp_path)
 
 
+def test_a_disk_that_is_full(small_disk: Path) -> None:
+    """The error says what could not be written, how much room there is, and what makes some."""
+    image = image_of([layer(WIDE)], small_disk)
+    indexes = small_disk / "indexes"
+    indexes.mkdir()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "filling").write_bytes(bytes(free - (64 << 10)))
+    for _ in range(2):
+        with pytest.raises(HostError, match=r"cannot write the index .*: No space") as error:
+            index_cache.ensure(image.layers, indexes)
+        assert f"; 65.5 kB are free on {small_disk}; `imagefs cache prune`" in str(error.value)
+    assert os.listdir(indexes) == []
+    (small_disk / "filling").unlink()
+    index_cache.ensure(image.layers, indexes)
+
+
 @pytest.fixture
 def wide(tmp_path: Path) -> Image:
     """As `image`, of more blocks."""
