@@ -19,7 +19,7 @@ from pathlib import Path
 from struct import unpack
 from threading import Lock
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 from imagefs.errors import HostError, ImagefsError
@@ -86,10 +86,14 @@ class _File:
         if self.fd >= 0:
             os.close(self.fd)
 
+    def extent(self, number: int) -> tuple[int, int]:
+        """Return where a block begins, and its length; the last one may be short."""
+        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
+        return start, min(rows.BLOCK_BYTES, self.starts[-1] - start)
+
     def block(self, number: int) -> bytes | None:
         """Return a block, or None where it is not as it was written."""
-        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
-        length = min(rows.BLOCK_BYTES, self.starts[-1] - start)
+        start, length = self.extent(number)
         try:
             content = os.pread(self.fd, length, start)
         except OSError:
@@ -142,20 +146,27 @@ class _Loaded:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._bytes = 0
-        self._indexes: WeakSet[Index] = WeakSet()
+        self._bytes = self._turn = 0
+        self._of_each: WeakKeyDictionary[Index, int] = WeakKeyDictionary()
 
-    def add(self, index: "Index") -> None:
-        """Note that an index has loaded a block; have all forget theirs if that is too much."""
+    def add(self, index: "Index", length: int) -> None:
+        """Note that an index has loaded a block; have some forget theirs if that is too much.
+
+        Which ones, is left to chance: a walk through many layers asks all of them in turn, again
+        and again, and would find nothing of what the oldest ones had to give up.
+        """
         with self._lock:
-            self._indexes.add(index)
-            self._bytes += rows.BLOCK_BYTES
+            self._of_each[index] = self._of_each.get(index, 0) + length
+            self._bytes += length
             if self._bytes <= _MOST_LOADED:
                 return
-            self._bytes = 0
-            indexes, self._indexes = self._indexes, WeakSet()
-            for one in indexes:
+            self._turn += 1
+            some = sorted(self._of_each, key=lambda one: hash((id(one), self._turn)))
+            for one in some[: len(some) // 8 + 1]:
+                del self._of_each[one]
                 one.forget()
+            # Of those that have gone, nothing is left to forget.
+            self._bytes = sum(self._of_each.values())
 
 
 _loaded = _Loaded()
@@ -233,7 +244,7 @@ class Index:
                     content = self._content
                     if not content.load(block):
                         raise OSError(errno.EIO, f"{self._path} is damaged")
-        _loaded.add(self)
+        _loaded.add(self, content.file.extent(block)[1])
         return content
 
     def _bytes(self, start: int, end: int) -> bytes:

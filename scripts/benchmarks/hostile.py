@@ -1,7 +1,8 @@
 """The suite `hostile`: small archives that are made to cost much, each mounted and listed whole.
 
 Measures time, and the most anonymous memory of all processes that take part: commands, indexers
-and the daemon. Holds them to one bound: no archive of 10 MB takes more than 10 s or 500 MB.
+and the daemon. Holds them to one bound: no archive of 10 MB takes more than
+10 s of CPU, or 500 MB.
 """
 
 import importlib.util
@@ -46,7 +47,8 @@ class Row:
     def within(self) -> bool:
         """Whether it keeps the bound, if the bound is for an archive of its size."""
         small = self.size <= MAX_BYTES
-        return not small or (self.seconds <= MAX_SECONDS and self.peak <= MAX_MEMORY)
+        # Of the time, what others on the machine do not change.
+        return not small or (self.cpu <= MAX_SECONDS and self.peak <= MAX_MEMORY)
 
 
 def cases() -> dict[str, Callable[[Path], None]]:
