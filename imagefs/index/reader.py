@@ -19,7 +19,7 @@ from pathlib import Path
 from struct import unpack
 from threading import Lock
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 from zlib import crc32
 
 from imagefs.errors import HostError, ImagefsError
@@ -147,7 +147,7 @@ class _Loaded:
     def __init__(self) -> None:
         self._lock = Lock()
         self._bytes = self._turn = 0
-        self._of_each: WeakKeyDictionary[Index, int] = WeakKeyDictionary()
+        self._indexes: WeakSet[Index] = WeakSet()
 
     def add(self, index: "Index", length: int) -> None:
         """Note that an index has loaded a block; have some forget theirs if that is too much.
@@ -156,17 +156,19 @@ class _Loaded:
         and again, and would find nothing of what the oldest ones had to give up.
         """
         with self._lock:
-            self._of_each[index] = self._of_each.get(index, 0) + length
+            if not index.loaded:
+                self._indexes.add(index)
+            index.loaded += length
             self._bytes += length
             if self._bytes <= _MOST_LOADED:
                 return
             self._turn += 1
-            some = sorted(self._of_each, key=lambda one: hash((id(one), self._turn)))
+            some = sorted(self._indexes, key=lambda one: hash((id(one), self._turn)))
             for one in some[: len(some) // 8 + 1]:
-                del self._of_each[one]
+                self._indexes.discard(one)
                 one.forget()
             # Of those that have gone, nothing is left to forget.
-            self._bytes = sum(self._of_each.values())
+            self._bytes = sum(one.loaded for one in self._indexes)
 
 
 _loaded = _Loaded()
@@ -198,6 +200,8 @@ class Index:
         self._path = path
         self._rebuild = rebuild
         self._lock = Lock()
+        self.loaded = 0
+        """Bytes of blocks that it keeps; whoever counts them sets it."""
         self._links: bytes | None = None
         try:
             with host_errors(path):
@@ -229,6 +233,7 @@ class Index:
     def forget(self) -> None:
         """Give up the memory of what was read, as soon as nobody is reading there any more."""
         self._content = _Content(self._content.file)
+        self.loaded = 0
 
     def _load(self, content: _Content, block: int) -> _Content:
         """Have a block ready, and return where: in `content`, or in what has replaced it."""

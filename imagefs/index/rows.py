@@ -21,8 +21,8 @@ MAGIC = b"imagefs\x1a"
 VERSION = 4
 
 HEADER_BYTES = 4096
-BLOCK_BYTES = 1 << 15
-BLOCK_SHIFT = 15
+BLOCK_BYTES = 1 << 14
+BLOCK_SHIFT = 14
 
 MAX_ROWS = 1 << 28
 """Most rows of one layer: as many as a node id can tell apart."""

@@ -32,7 +32,7 @@ TREE = {
 }
 """1109 rows, which take more than a block; and names, extras, links, foreign links, notes."""
 
-WIDE = {f"{folder}/{number:04}": "" for folder in "abc" for number in range(512)}
+WIDE = {f"{folder}/{number:04}": "" for folder in "abc" for number in range(256)}
 """Three blocks of rows, the third of which nobody needs to open the image."""
 
 
