@@ -21,7 +21,7 @@ from imagefs.index.turns import Turn
 from imagefs.tar.header import BLOCK
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Executor
 
 BYTES_A_NAME, FREE_NAMES = 8, 1 << 17
 """What an archive must take for each name of its image, beside those that are free: the name, its
@@ -38,15 +38,17 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
 
     With `fd`, the layer is what that descriptor has open. Raises HostError where it is gone.
 
-    A layer in the store is known by its diff id alone. One that is read in place is known by its
+    A layer in the store is known by its diff id alone, one within a file of the store by that
+    file's digest and its place there. One that is read in place is known by its
     file's path, device, inode, size, modification and change time, and its place in the file: who
     rewrites a file can set back the one time, but not the other. What is left of a damaged layer
     has an index apart, so that it never passes for a whole one.
     """
     if layer.stored:
         identity: tuple[object, ...] = ("layer", layer.diff_id)
+    elif (blob := blob_of(layer)).digest:
+        identity = ("within", blob.digest, blob.offset, blob.length, layer.keep_going)
     else:
-        blob = blob_of(layer)
         try:
             status = os.stat(blob.path if fd is None else fd)
         except OSError as error:
@@ -148,7 +150,7 @@ class Indexer:
 
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Executor | None = None
         self._lock = Lock()
         self._blocks = self._packed = 0
 

@@ -12,7 +12,7 @@ from imagefs.errors import CorruptArchive
 from imagefs.host import processes
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Executor
 
 _MOST = 8
 """What each may take beside a layer's tree does not grow with the processors beyond these."""
@@ -52,14 +52,23 @@ class Tally:
 
 def _begin(parent: int, tally: Tally | None) -> None:
     processes.end_with(parent)
+    _count_for(tally)
+
+
+def _count_for(tally: Tally | None) -> None:
     Tally.here = tally
 
 
-def executor(count: int, tally: Tally | None = None) -> "ProcessPoolExecutor":
-    """Return that many processes, which end with this one: outliving it they held its locks."""
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
-    from multiprocessing import get_context  # noqa: PLC0415
+def executor(count: int, tally: Tally | None = None) -> "Executor":
+    """Return that many processes, which end with this one: outliving it they held its locks.
 
+    A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    """
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
+    from multiprocessing import current_process, get_context  # noqa: PLC0415
+
+    if current_process().daemon:
+        return ThreadPoolExecutor(1, initializer=_count_for, initargs=(tally,))
     _check_room(count)
     return ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(), tally))
 

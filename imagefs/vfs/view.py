@@ -186,26 +186,36 @@ class MergedView(View):
             counts.keep(key, count, _KEY)
         return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target, row
 
+    def shows(self, inode: Place) -> bool:
+        """Tell whether any name of an inode is visible, be it of its own layer or of one above."""
+        return any(self._visible(self._own_names(inode) + self._links_to(inode)))
+
     def _count(self, inode: Place, nlink: int) -> int:
         """Return how many names of an inode show, or, if it has too many, how many there are."""
-        layer, number = inode
-        position = self._pile.places
-        links = [
-            link for link in self._links.to(inode) if position[link[0]] <= position[self.layer]
-        ]
+        links = self._links_to(inode)
         if nlink + len(links) > MAX_COUNTED:
             return nlink + len(links)
+        return sum(self._visible(self._own_names(inode) + links))
+
+    def _own_names(self, inode: Place) -> list[Place]:
+        """Return the rows of its own layer that name an inode."""
+        layer, number = inode
         index = self._pile.indexes[layer]
-        names = [
+        return [
             (layer, at)
             for at in index.same_inode(number)
             if not (index.row(at).flags & rows.FOREIGN and self._links.target((layer, at)))
         ]
-        return self._visible(names + links)
 
-    def _visible(self, places: Iterable[Place]) -> int:
-        """Return how many of some leaves' names show."""
-        count, last = 0, (0, -1)
+    def _links_to(self, inode: Place) -> list[Place]:
+        """Return the rows of layers above its own, up to this view's, that name an inode."""
+        position = self._pile.places
+        last = position[self.layer]
+        return [link for link in self._links.to(inode) if position[link[0]] <= last]
+
+    def _visible(self, places: Iterable[Place]) -> Iterator[bool]:
+        """Tell of each of some leaves' names whether it shows."""
+        last = (0, -1)
         directory: Spot | None = None
         for place in places:
             layer, number = place
@@ -215,10 +225,9 @@ class MergedView(View):
                 last = layer, row.parent
                 directory = self._shown(*last)
             if directory is None:
-                continue
-            if (directory[0].layer, directory[1]) == last:
-                count += not row.flags & rows.HIDDEN
+                yield False
+            elif (directory[0].layer, directory[1]) == last:
+                yield not row.flags & rows.HIDDEN
             else:
                 found = self._piles.lookup(directory, index.name(row))
-                count += found is not None and (found[0].layer, found[1].number) == place
-        return count
+                yield found is not None and (found[0].layer, found[1].number) == place
