@@ -6,8 +6,8 @@ their layers; anything else comes in whole. Any thread may call it.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -37,16 +37,18 @@ def compressed(fd: int, path: Path, context: IngestContext) -> ArchiveContents:
         spooled = _recall(key, str(path), store)
         if spooled is None:
             progress.phase("decompressing", status.st_size)
-            spooled = _take(fd, str(path), context)
+            spooled = _take(_Source(fd, context), str(path), context)
             if not spooled.damage:
                 store.remember(_key(key, apart=spooled.apart), spooled.digest)
-        return spooled.contents(context)
+        return replace(spooled.contents(context), packed=status.st_size)
 
 
 def stream(fd: int, place: str, context: IngestContext) -> ArchiveContents:
     """Return what arrives by a pipe, once all of it has arrived."""
     context.progress.phase(f"reading {place}")
-    return _take(fd, place, context).contents(context)
+    source = _Source(fd, context)
+    contents = _take(source, place, context).contents(context)
+    return replace(contents, packed=source.took)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +94,39 @@ def _key(key: str, *, apart: bool) -> str:
     return f"{'parts' if apart else 'whole'} {key}"
 
 
-def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
+class _Source:
+    """A file that is read from where it is open, forward; `took` is how many bytes were read."""
+
+    def __init__(self, fd: int, context: IngestContext) -> None:
+        self._fd, self._progress = fd, context.progress
+        self._head = b""
+        self.took = 0
+
+    def head(self) -> bytes:
+        """Return the first bytes, which are read again; fewer than asked for at the end only."""
+        while len(self._head) < compression.MAGIC_BYTES and (more := os.read(self._fd, _CHUNK)):
+            self._head += more
+        return self._head
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes; none at the end."""
+        data, self._head = self._head or os.read(self._fd, size), b""
+        self.took += len(data)
+        self._progress.advance(len(data))
+        return data
+
+
+def _take(source: _Source, place: str, context: IngestContext) -> _Spooled:
     """Bring a stream into the store."""
     try:
-        chunks = _plain(fd, context)
+        chunks = _plain(source, context)
         head = b""
         for chunk in chunks:
             head += chunk
             if len(head) >= _HEAD:
                 break
         if detect.begins_archive(head):
-            digest, damage = _take_apart(chain([head], chunks), context)
+            digest, damage = _take_apart(chain([head], chunks), context, lambda: source.took)
             return _Spooled(place, digest, True, damage)
         digest, damage = _take_whole(chain([head], chunks), context)
         return _Spooled(place, digest, False, damage)
@@ -112,9 +136,11 @@ def _take(fd: int, place: str, context: IngestContext) -> _Spooled:
         raise CorruptArchive(f"{place}: {error}") from error
 
 
-def _take_apart(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, str]:
+def _take_apart(
+    chunks: Iterator[bytes], context: IngestContext, packed: Callable[[], int]
+) -> tuple[str, str]:
     """Bring an archive of images into the store; return its record, and what is wrong with it."""
-    with spooling(context) as spool:
+    with spooling(context, packed=packed) as spool:
         damage = spool.take(chunks)
         return spool.keep(), damage
 
@@ -137,23 +163,14 @@ def _take_whole(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, s
     return file.digest, damage
 
 
-def _plain(fd: int, context: IngestContext) -> Iterator[bytes]:
+def _plain(source: _Source, context: IngestContext) -> Iterator[bytes]:
     """Yield a stream's bytes, decompressed if need be."""
-    head = b""
-    while len(head) < compression.MAGIC_BYTES and (more := os.read(fd, _CHUNK)):
-        head += more
+    head = source.head()
     if not head:
         raise CorruptArchive("is empty")
-    waiting = [head]
-
-    def read(size: int) -> bytes:
-        data = waiting.pop() if waiting else os.read(fd, size)
-        context.progress.advance(len(data))
-        return data
-
     kind = compression.recognise(head)
     if kind is not None:
-        yield from compression.plain(read, kind, room(context.store))
+        yield from compression.plain(source.read, kind, room(context.store))
     else:
-        while data := read(_CHUNK):
+        while data := source.read(_CHUNK):
             yield data

@@ -24,10 +24,11 @@ class Indexer(Protocol):
     def begin(self) -> None:
         """Make ready; this comes before any thread is started."""
 
-    def add(self, layer: Layer) -> Callable[[], object]:
+    def add(self, layer: Layer, packed: int) -> Callable[[], object]:
         """Begin with a layer of the store, of which nothing is missing but its name there.
 
-        What is returned waits until the layer's file is no longer read.
+        `packed` is how many bytes of the archive it came from. What is returned waits until the
+        layer's file is no longer read.
         """
 
 
@@ -96,11 +97,15 @@ class ArchivedImage:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveContents:
-    """What the archive at `place` holds: the name of its format, and at least one image."""
+    """What the archive at `place` holds: the name of its format, and at least one image.
+
+    `packed` is how many bytes it has come from as a whole, None where its files are as they were.
+    """
 
     place: str
     format: str
     images: tuple[ArchivedImage, ...]
+    packed: int | None = None
 
 
 def lost_id(number: int, name: str) -> str:

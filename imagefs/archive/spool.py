@@ -8,7 +8,7 @@ its own until it is closed.
 
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, count
@@ -36,9 +36,14 @@ _Pieces = Iterator[bytes | memoryview]
 
 
 @contextmanager
-def spooling(context: IngestContext, expected: Iterable[str] = ()) -> Iterator["Spool"]:
+def spooling(
+    context: IngestContext,
+    expected: Iterable[str] = (),
+    packed: Callable[[], int] | None = None,
+) -> Iterator["Spool"]:
     """Make room for an archive to come; at the end of the block goes what was not kept.
 
+    `packed` tells how many bytes of it have been read, where it may be compressed as a whole.
     `expected` are digests of layers that it is known to have: those that the store has are
     compared with what arrives, and not written again.
     """
@@ -55,7 +60,7 @@ def spooling(context: IngestContext, expected: Iterable[str] = ()) -> Iterator["
         ThreadPoolExecutor(_SETTLING, "imagefs-settle") as pool,
     ):
         try:
-            yield Spool(record, pool, context, present)
+            yield Spool(record, pool, context, present, packed)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -70,7 +75,9 @@ class Spool:
         pool: ThreadPoolExecutor,
         context: IngestContext,
         present: Mapping[int, tuple[str, Blob]],
+        packed: Callable[[], int] | None,
     ) -> None:
+        self._packed, self._before = packed, 0
         self._record = record
         self._pool = pool
         self._context = context
@@ -226,7 +233,10 @@ class Spool:
             self._layers[layer.diff_id] = known
         else:
             self._layers[layer.diff_id] = layer.blob
-            settling = self._pool.submit(settle, layer, self._context, whole=whole)
+            packed = layer.blob.length
+            if self._packed is not None:
+                packed, self._before = self._packed() - self._before, self._packed()
+            settling = self._pool.submit(settle, layer, self._context, packed, whole=whole)
             self._new[layer.diff_id] = settling
 
 

@@ -40,7 +40,17 @@ def image_of(contents: ArchiveContents, image: ArchivedImage, context: IngestCon
         context.progress.warn(damage)
     with host_errors(Path(contents.place)):
         layers = _plain_layers(image, _Maker(contents.place, context))
-    return Image(image.id, image.names, image.config, image.manifest, layers)
+    packed = _packed(contents, image)
+    return Image(image.id, image.names, image.config, image.manifest, layers, packed)
+
+
+def _packed(contents: ArchiveContents, image: ArchivedImage) -> int | None:
+    """Return how many bytes of an archive an image's layers come from; None if it lacks some."""
+    files = {layer.file for layer in image.layers}
+    if contents.packed is not None and None not in files:
+        return contents.packed
+    lengths = [file.blob.length for file in files if file is not None]
+    return sum(lengths) if len(lengths) == len(files) else None
 
 
 def _plain_layers(image: ArchivedImage, maker: "_Maker") -> tuple[Layer, ...]:
@@ -129,7 +139,7 @@ def too_large(what: str, error: TooLargeError, options: SourceOptions) -> HostEr
     """Return the error for a stream that was stopped, by the user's limit or for lack of room."""
     if error.max_bytes == options.max_layer_bytes:
         return HostError(f"{what}: {error}; --max-layer-bytes sets this limit")
-    return HostError(f"{what} does not fit into the cache: {error}")
+    return HostError(f"{what} does not fit into the cache: {error}; {files.MAKE_ROOM}")
 
 
 class _Maker:
@@ -260,7 +270,8 @@ class _Maker:
                 plain = file.finish(sync=False)
             if not damage and _algorithm(layer.diff_id) == "sha256":
                 damage = self._compared(where, layer.diff_id, file.digest)
-            settle(Layer(file.digest, plain, stored=True), self._context, whole=not damage)
+            made = Layer(file.digest, plain, stored=True)
+            settle(made, self._context, blob.length, whole=not damage)
             self._store.adopt_layer(file.path, file.digest)
         return file.digest, damage
 
@@ -271,13 +282,16 @@ def _algorithm(diff_id: str) -> str:
     return algorithm if algorithm in DIGESTS else ""
 
 
-def settle(layer: Layer, context: IngestContext, *, whole: bool) -> None:
+def settle(layer: Layer, context: IngestContext, packed: int, *, whole: bool) -> None:
     """See a new file to the disk, and have it indexed meanwhile if it is whole.
 
-    This comes before it is in the store: who takes it for a layer will look for its index first.
+    `packed` is how many bytes of the archive it came from. This comes before it is in the store:
+    who takes it for a layer will look for its index first.
     """
     assert layer.blob is not None
-    indexed = context.indexer.add(layer) if whole and context.indexer is not None else None
+    indexed = None
+    if whole and context.indexer is not None:
+        indexed = context.indexer.add(layer, packed)
     fsync_file(layer.blob.path)
     if indexed is not None:
         indexed()

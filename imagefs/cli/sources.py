@@ -172,15 +172,13 @@ def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]
 @source_options
 def fetch(images: tuple[str, ...], options: SourceOptions, *, quiet: bool) -> None:
     """Fetch images into the cache, to mount them quickly later."""
-    # Go on after a failure, and fail in the end.
-
     store = Store()
     failures = []
     for name in images:
         try:
             with reporter(quiet=quiet) as progress:
                 image = opening.open_image(SourceRequest(name, options), store, progress)
-                index_cache.ensure(image.layers, store.index_dir)
+                index_cache.ensure(image.layers, store.index_dir, image.packed)
         except ImagefsError as error:
             if len(images) == 1:
                 raise

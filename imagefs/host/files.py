@@ -16,7 +16,10 @@ from typing import BinaryIO
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.image.model import Blob
+from imagefs.text import size_text
 
+MAKE_ROOM = "`imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
+"""What helps where the cache's disk is full."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
 """What says that no file can be opened, whatever file it is."""
@@ -52,10 +55,25 @@ def host_errors(path: Path, doing: str = "") -> Iterator[None]:
         place = error.filename or path
         reason = error.strerror or str(error)
         if error.errno in _FULL:
-            reason += "; `imagefs cache prune` makes room, IMAGEFS_CACHE moves the cache"
+            reason += f"{_left(Path(os.fsdecode(place)), error.errno)}; {MAKE_ROOM}"
         if error.errno in NO_MORE_FILES:
             reason += "; each layer of a mount takes two, and `ulimit -n` says how many there are"
         raise HostError(f"{doing}{os.fsdecode(place)}: {reason}") from error
+
+
+def _left(path: Path, error: int | None) -> str:
+    """Return what the file system of a path that may be gone has left, as part of a sentence."""
+    with suppress(OSError):
+        path = path.absolute()
+        there = next(one for one in (path, *path.parents) if one.exists())
+        disk = os.statvfs(there)
+        while not os.path.ismount(there):
+            there = there.parent
+        if error == errno.EDQUOT:
+            return f"; your quota on {there} is used up"
+        files = ", and no more files can be made" if disk.f_files and not disk.f_favail else ""
+        return f"; {size_text(disk.f_bavail * disk.f_frsize)} are free on {there}{files}"
+    return ""
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int]:

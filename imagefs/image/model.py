@@ -67,7 +67,8 @@ class Image:
 
     `id` is `sha256:<hex>` of the configuration, or `v1:<hex>` where it is older than such ids;
     `config` and `manifest` are byte for byte what the archive holds (for a docker-archive,
-    `manifest` is the image's entry of manifest.json).
+    `manifest` is the image's entry of manifest.json). `packed` is how many bytes of an archive the
+    layers came from, None where nobody knows.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Image:
     config: bytes
     manifest: bytes
     layers: tuple[Layer, ...]
+    packed: int | None = None
 
     def layer_names(self) -> tuple[str, ...]:
         """Return the layers' directory names, `NN-<12 hex>`, bottom to top."""

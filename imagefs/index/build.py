@@ -8,15 +8,23 @@ from typing import BinaryIO
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import open_blob
 from imagefs.image.model import Blob
-from imagefs.index.fold import Fold
+from imagefs.index.fold import Fold, Took
 from imagefs.index.writer import IndexWriter
 from imagefs.tar.scan import NO_END, Member, scan
 
 
 def write_index(
-    blob: Blob, key: bytes, out: BinaryIO, *, marked: bool = False, keep_going: bool = False
+    blob: Blob,
+    key: bytes,
+    out: BinaryIO,
+    took: Took = lambda _names, _memory: None,
+    *,
+    marked: bool = False,
+    keep_going: bool = False,
 ) -> None:
     """Write the index of the layer whose plain tar `blob` holds to a new file.
+
+    `took` is told of the tree while it grows, as `Fold` does it.
 
     A tar that is `marked` has an end-of-archive marker, or it was cut. For others the archive
     around them tells where they end, and some writers leave the marker out.
@@ -28,7 +36,7 @@ def write_index(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        fold = Fold()
+        fold = Fold(took)
         damage = ""
         try:
             _scan(blob, fold, marked=marked, keep_going=keep_going)

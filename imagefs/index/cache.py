@@ -7,21 +7,30 @@ Owns the files of the index directory: their names, and that each is there whole
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.host import processes
 from imagefs.host.files import check_identity, host_errors, published
 from imagefs.image.model import Blob, Layer
-from imagefs.index import rows
+from imagefs.index import rows, workers
 from imagefs.index.reader import Index, layer_bytes
+from imagefs.index.turns import Turn
+from imagefs.tar.header import BLOCK
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-_THREADS_EACH, _DESCRIPTORS_EACH = 3, 10
-"""What an executor of processes takes for itself, and something to spare."""
+BYTES_A_NAME, FREE_NAMES = 8, 1 << 17
+"""What an archive must take for each name of its image, beside those that are free: the name, its
+header and its content, compressed. Directories alone come to 10 to 13 bytes each, all of /etc to
+484."""
+
+_refused: dict[Path, tuple[object, CorruptArchive]] = {}
+"""Why an Indexer of this process could not index a layer, by the index's path, with the file that
+it was. `ensure` says it instead of scanning the layer again, once: it may be another by then."""
 
 
 def key_of(layer: Layer, fd: int | None = None) -> bytes:
@@ -92,21 +101,29 @@ def damaged(layers: Iterable[Layer], index_dir: Path) -> set[str]:
     }
 
 
-def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
+def ensure(layers: Sequence[Layer], index_dir: Path, packed: int | None = None) -> None:
     """Index those of the layers that have no index yet, side by side in worker processes.
 
-    The workers give back to the system the memory that the trees took. Raises CorruptArchive for
-    a layer that is no tar, HostError where the index cannot be written.
+    `packed` is how many bytes of an archive they came from, if that is known; it bounds how many
+    names are taken. Raises CorruptArchive for a layer that is no tar, or beyond what one may have,
+    HostError where the index cannot be written.
     """
     # The largest first, so that no worker is left alone with it at the end.
     order = sorted(missing(layers, index_dir), key=lambda layer: -blob_of(layer).length)
     if not order:
         return
+    for layer in order:
+        file, error = _refused.pop(path_of(index_dir, key_of(layer)), (None, None))
+        if error is not None and file == _file_of(layer):
+            raise error
     from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
 
-    with _processes(min(len(order), _processors())) as pool:
+    tally = None
+    if packed is not None:
+        tally = workers.Tally(len(order), most_names(packed), packed)
+    with workers.executor(min(len(order), workers.most()), tally) as pool:
         try:
-            for _ in pool.map(build, order, [index_dir] * len(order)):
+            for _ in pool.map(_build_task, range(len(order)), order, [index_dir] * len(order)):
                 pass
         except BrokenProcessPool as error:
             raise HostError(
@@ -114,16 +131,28 @@ def ensure(layers: Sequence[Layer], index_dir: Path) -> None:
             ) from error
 
 
+def _build_task(task: int, layer: Layer, index_dir: Path) -> None:
+    tally = workers.Tally.here
+    build(layer, index_dir, count=partial(tally.count, task) if tally else None)
+
+
+def most_names(packed: int) -> int:
+    """Return how many names an image may have that comes from so many bytes of an archive."""
+    return FREE_NAMES + packed // BYTES_A_NAME
+
+
 class Indexer:
     """Indexes layers of the store in processes beside the work that brings them in.
 
     The processes are forked by `begin`, which comes before any thread of that work. What fails
-    here is tried again by `ensure`, which says why.
+    here is an error only to who needs the layer: `ensure` says why, or tries again.
     """
 
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
         self._pool: Executor | None = None
+        self._lock = Lock()
+        self._blocks = self._packed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -135,13 +164,22 @@ class Indexer:
     def begin(self) -> None:
         """Make ready for layers to come."""
         if self._pool is None:
-            self._pool = _processes(max(1, _processors() - 1))
+            self._pool = workers.executor(max(1, workers.most() - 1))
             # All processes are forked with the first task.
             self._pool.submit(os.getpid)
 
-    def add(self, layer: Layer) -> Callable[[], object]:
-        """Have a layer indexed; what is returned waits until its file is no longer read."""
-        from concurrent.futures import wait  # noqa: PLC0415
+    def add(self, layer: Layer, packed: int) -> Callable[[], object]:
+        """Have a layer indexed; what is returned waits until its file is no longer read.
+
+        `packed` is how many bytes of an archive it came from. Where all together are so long that
+        they may have more names than these stand for, it is left to `ensure`, which counts.
+        """
+        with self._lock:
+            self._packed += packed
+            blocks = self._blocks + blob_of(layer).length // BLOCK
+            if blocks > most_names(self._packed):
+                return lambda: None
+            self._blocks = blocks
         from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415
 
         assert self._pool is not None
@@ -149,56 +187,32 @@ class Indexer:
             future = self._pool.submit(build, layer, self._index_dir)
         except BrokenProcessPool:
             return lambda: None
-        return lambda: wait([future])
+
+        def settled() -> None:
+            error = future.exception()
+            if isinstance(error, CorruptArchive):
+                _refused[path_of(self._index_dir, key_of(layer))] = _file_of(layer), error
+
+        return settled
 
 
-def _processors() -> int:
-    return os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
+def _file_of(layer: Layer) -> object:
+    """Return what tells a layer's file from others; another name makes it no other."""
+    status = os.stat(blob_of(layer).path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _processes(count: int) -> "Executor":
-    """Return that many processes, which end with this one: outliving it they held its locks.
+def build(
+    layer: Layer,
+    index_dir: Path,
+    turns: Path | None = None,
+    count: Callable[[int], None] | None = None,
+) -> None:
+    """Scan a layer and write its index, whole or not at all. Raises CorruptArchive for no tar.
 
-    A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    `turns` is the directory where those that need much memory take turns, `index_dir` by default;
+    `count` is told again and again how many names there are by now, and may raise CorruptArchive.
     """
-    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
-    from multiprocessing import current_process, get_context  # noqa: PLC0415
-
-    if current_process().daemon:
-        return ThreadPoolExecutor(1)
-    _check_room(count)
-    return ProcessPoolExecutor(count, get_context("fork"), processes.end_with, (os.getpid(),))
-
-
-def _check_room(processes: int) -> None:
-    """Raise OSError or RuntimeError where an executor would get no threads or descriptors.
-
-    It takes them in a thread of its own, whose failure its caller would wait for without end.
-    """
-    import threading  # noqa: PLC0415
-
-    enough = threading.Event()
-    threads: list[threading.Thread] = []
-    descriptors: list[int] = []
-    try:
-        for _ in range(_THREADS_EACH):
-            threads.append(threading.Thread(target=enough.wait, daemon=True))
-            threads[-1].start()
-        for _ in range(_DESCRIPTORS_EACH + 4 * processes):
-            descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror) from None  # whatever file it was
-    finally:
-        enough.set()
-        for descriptor in descriptors:
-            os.close(descriptor)
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
-
-
-def build(layer: Layer, index_dir: Path) -> None:
-    """Scan a layer and write its index, whole or not at all. Raises CorruptArchive for no tar."""
     from imagefs.index import build as index_build  # noqa: PLC0415
 
     key = key_of(layer)
@@ -208,8 +222,18 @@ def build(layer: Layer, index_dir: Path) -> None:
     blob, keep_going = blob_of(layer), layer.keep_going
     try:
         # An index that a crash tore fails its checksums, and is rebuilt.
-        with host_errors(path, "cannot write the index "), published(path) as out:
-            index_build.write_index(blob, key, out, marked=flat, keep_going=keep_going)
+        with (
+            Turn(turns or index_dir) as turn,
+            host_errors(path, "cannot write the index "),
+            published(path) as out,
+        ):
+
+            def took(names: int, memory: int) -> None:
+                turn.took(memory)
+                if count is not None:
+                    count(names)
+
+            index_build.write_index(blob, key, out, took, marked=flat, keep_going=keep_going)
     except CorruptArchive as error:
         where = f"; the layer begins at byte {blob.offset} of {blob.path}" if blob.offset else ""
         raise CorruptArchive(f"layer {layer.diff_id} is damaged: {error}{where}") from error

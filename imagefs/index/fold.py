@@ -10,9 +10,10 @@ some 250 beside its name, its target and its attributes, and what a few bytes of
 up (implied directories, attributes, links through links) has a limit of its own.
 """
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
 from stat import S_IFREG
+from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import NAME_MAX
@@ -21,7 +22,7 @@ from imagefs.index.records import (
     RECORD,
     RECORD_BYTES,
     SPECIAL_NAMES,
-    ArchiveContents,
+    PackedMembers,
     clean,
     is_directory,
 )
@@ -29,8 +30,8 @@ from imagefs.index.sorted_tree import Folded
 from imagefs.tar import header as tar_header
 from imagefs.tar.scan import Member
 
-MAX_MEMBERS = 1 << 24
-"""Most members of one layer."""
+MAX_MEMBERS = 1 << 22
+"""Most members of one layer; the largest that are known have some two million."""
 MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
 MAX_FOLLOWED = 4_000_000
@@ -43,10 +44,16 @@ _MAX_LINKS = 40
 # Bytes of the paths of later links that a hard link may lead on to in lower layers, beside its own:
 # each is looked up in every snapshot that asks.
 _MAX_ALTERNATIVES = 16
+_TOGETHER, _BYTES_UNTOLD = 4096, 1 << 20
+"""Members, or bytes of what is kept beside them, after which it is told what the tree takes."""
+_BYTES_WAITING, _BYTES_SETTLED = 50, 300
+"""What an entry takes: beside its content, or with a name that is not long."""
 _MAX_KNOWN = 1 << 17
 _MAX_KNOWN_LENGTH = 512
 
 _ROOT = layer_records.key_of(0)
+
+Took: TypeAlias = Callable[[int, int], None]
 
 
 class Fold:
@@ -55,10 +62,15 @@ class Fold:
     Leaves wait in the order that they came in. They are settled by name only when it matters what
     stands there, which saves memory and time; what is settled is always later than what waits
     under the same name. Directories, and symbolic links up to a number, are settled at once.
+
+    `took` is told again and again how many names the tree has by now, and how many bytes of memory
+    it takes.
     """
 
-    def __init__(self) -> None:
-        self._members = ArchiveContents()
+    def __init__(self, took: Took = lambda _names, _memory: None) -> None:
+        self._took = took
+        self._count = self._names = self._told = self._told_details = 0
+        self._members = PackedMembers()
         self._root = self._members.directory(None)
         self._waiting: list[bytes] = []
         self._settled: dict[bytes, bytes] = {}
@@ -73,39 +85,56 @@ class Fold:
         known, settled = self._directories, self._settled
         append, pack = self._waiting.append, RECORD.pack
         left = iter(members)
-        for member in islice(left, MAX_MEMBERS):
-            # fmt: off
-            (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
-             sparse) = member
-            # fmt: on
-            head, _, base = name.rpartition(b"/")
-            directory = known.get(head)
-            # A name that ends in a slash, or holds dots or empty parts, goes the long way.
-            if directory is None or base in SPECIAL_NAMES:
-                directory, last = self._place(name)
-                if not last:
-                    self._describe_root(member)
-                    continue
-                if last == base:
-                    self._know(head, directory)
-                base = last
-            if len(base) > NAME_MAX:
-                _refuse_long(base)
-            key = directory + base
-            # The way that nearly all members take; _put is the same in full.
-            if typeflag == b"0" and not xattrs and sparse is None and key not in settled:
-                mode |= S_IFREG
-                append(key + pack(offset, 0, mode, uid, gid, mtime, nanoseconds, size, 0))
-            else:
-                self._put(key, member)
-        if next(left, None) is not None:
-            raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
+        for first in left:
+            if self._count >= MAX_MEMBERS:
+                raise CorruptArchive(f"a layer of more than {MAX_MEMBERS} members")
+            some = min(_TOGETHER, MAX_MEMBERS - self._count)
+            self._take_stock()
+            self._count += some
+            for member in chain((first,), islice(left, some - 1)):
+                # fmt: off
+                (name, typeflag, mode, uid, gid, size, mtime, nanoseconds, _, _, offset, _, xattrs,
+                 sparse) = member
+                # fmt: on
+                head, _, base = name.rpartition(b"/")
+                directory = known.get(head)
+                # A name that ends in a slash, or holds dots or empty parts, goes the long way.
+                if directory is None or base in SPECIAL_NAMES:
+                    directory, last = self._place(name)
+                    if not last:
+                        self._describe_root(member)
+                        continue
+                    if last == base:
+                        self._know(head, directory)
+                    base = last
+                if len(base) > NAME_MAX:
+                    _refuse_long(base)
+                key = directory + base
+                # The way that nearly all members take; _put is the same in full.
+                if typeflag == b"0" and not xattrs and sparse is None and key not in settled:
+                    mode |= S_IFREG
+                    append(key + pack(offset, 0, mode, uid, gid, mtime, nanoseconds, size, 0))
+                else:
+                    self._put(key, member)
+
+    def _take_stock(self) -> None:
+        """Tell what the tree takes, and how much of it the waiting leaves are."""
+        self._names += sum(map(len, self._waiting[self._told :]))
+        self._told, self._told_details = len(self._waiting), self._members.details_bytes
+        self._took(
+            len(self._waiting) + len(self._settled),
+            self._names
+            + _BYTES_WAITING * len(self._waiting)
+            + _BYTES_SETTLED * len(self._settled)
+            + self._told_details,
+        )
 
     def finish(self) -> Folded:
         """Return the tree; nothing can be added any more.
 
         Hard links whose targets came after them are bound, as far as the layer holds them.
         """
+        self._take_stock()
         self._bind_pending()
         settled, entries = self._settled, self._waiting
         self._settled, self._waiting, self._pending = {}, [], []
@@ -179,6 +208,8 @@ class Fold:
 
     def _put(self, key: bytes, member: Member) -> None:
         """Place any member; what stood there gives way, the last one wins."""
+        if self._members.details_bytes - self._told_details > _BYTES_UNTOLD:
+            self._take_stock()
         if member.typeflag == tar_header.DIRTYPE:
             self._put_directory(key, member)
             return

@@ -86,10 +86,14 @@ class _File:
         if self.fd >= 0:
             os.close(self.fd)
 
+    def extent(self, number: int) -> tuple[int, int]:
+        """Return where a block begins, and its length; the last one may be short."""
+        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
+        return start, min(rows.BLOCK_BYTES, self.starts[-1] - start)
+
     def block(self, number: int) -> bytes | None:
         """Return a block, or None where it is not as it was written."""
-        start = rows.HEADER_BYTES + (number << rows.BLOCK_SHIFT)
-        length = min(rows.BLOCK_BYTES, self.starts[-1] - start)
+        start, length = self.extent(number)
         try:
             content = os.pread(self.fd, length, start)
         except OSError:
@@ -142,20 +146,29 @@ class _Loaded:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._bytes = 0
+        self._bytes = self._turn = 0
         self._indexes: WeakSet[Index] = WeakSet()
 
-    def add(self, index: "Index") -> None:
-        """Note that an index has loaded a block; have all forget theirs if that is too much."""
+    def add(self, index: "Index", length: int) -> None:
+        """Note that an index has loaded a block; have some forget theirs if that is too much.
+
+        Which ones, is left to chance: a walk through many layers asks all of them in turn, again
+        and again, and would find nothing of what the oldest ones had to give up.
+        """
         with self._lock:
-            self._indexes.add(index)
-            self._bytes += rows.BLOCK_BYTES
+            if not index.loaded:
+                self._indexes.add(index)
+            index.loaded += length
+            self._bytes += length
             if self._bytes <= _MOST_LOADED:
                 return
-            self._bytes = 0
-            indexes, self._indexes = self._indexes, WeakSet()
-            for one in indexes:
+            self._turn += 1
+            some = sorted(self._indexes, key=lambda one: hash((id(one), self._turn)))
+            for one in some[: len(some) // 8 + 1]:
+                self._indexes.discard(one)
                 one.forget()
+            # Of those that have gone, nothing is left to forget.
+            self._bytes = sum(one.loaded for one in self._indexes)
 
 
 _loaded = _Loaded()
@@ -187,6 +200,8 @@ class Index:
         self._path = path
         self._rebuild = rebuild
         self._lock = Lock()
+        self.loaded = 0
+        """Bytes of blocks that it keeps; whoever counts them sets it."""
         self._links: bytes | None = None
         try:
             with host_errors(path):
@@ -218,6 +233,7 @@ class Index:
     def forget(self) -> None:
         """Give up the memory of what was read, as soon as nobody is reading there any more."""
         self._content = _Content(self._content.file)
+        self.loaded = 0
 
     def _load(self, content: _Content, block: int) -> _Content:
         """Have a block ready, and return where: in `content`, or in what has replaced it."""
@@ -233,7 +249,7 @@ class Index:
                     content = self._content
                     if not content.load(block):
                         raise OSError(errno.EIO, f"{self._path} is damaged")
-        _loaded.add(self)
+        _loaded.add(self, content.file.extent(block)[1])
         return content
 
     def _bytes(self, start: int, end: int) -> bytes:

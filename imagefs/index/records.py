@@ -79,7 +79,7 @@ class Detail(NamedTuple):
     extra_bytes: int
 
 
-class ArchiveContents:
+class PackedMembers:
     """The records of one layer, and what does not fit into them."""
 
     def __init__(self) -> None:
@@ -92,6 +92,11 @@ class ArchiveContents:
     def inodes(self) -> int:
         """How many inodes have been shared."""
         return len(self._inodes) // RECORD_BYTES
+
+    @property
+    def details_bytes(self) -> int:
+        """What is kept of all members beside their entries, in bytes."""
+        return len(self._extras) + len(self._inodes)
 
     def leaf(self, member: Member) -> bytes:
         """Return the record of any member but a directory. CorruptArchive beyond the limits."""

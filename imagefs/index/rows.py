@@ -18,11 +18,11 @@ from struct import Struct
 from typing import NamedTuple
 
 MAGIC = b"imagefs\x1a"
-VERSION = 3
+VERSION = 4
 
 HEADER_BYTES = 4096
-BLOCK_BYTES = 1 << 16
-BLOCK_SHIFT = 16
+BLOCK_BYTES = 1 << 14
+BLOCK_SHIFT = 14
 
 MAX_ROWS = 1 << 28
 """Most rows of one layer: as many as a node id can tell apart."""

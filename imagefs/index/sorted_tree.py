@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from imagefs.index import records as layer_records
-from imagefs.index.records import DIRECTORY_BYTES, RECORD_BYTES, ArchiveContents
+from imagefs.index.records import DIRECTORY_BYTES, RECORD_BYTES, PackedMembers
 from imagefs.tar import header as tar_header
 
 NAME = slice(DIRECTORY_BYTES, -RECORD_BYTES)
@@ -32,7 +32,7 @@ class Folded:
     """
 
     def __init__(
-        self, members: ArchiveContents, root: bytes, entries: list[bytes], directories: int
+        self, members: PackedMembers, root: bytes, entries: list[bytes], directories: int
     ) -> None:
         self.members = members
         self.root = root

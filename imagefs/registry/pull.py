@@ -109,7 +109,8 @@ class _Pull:
             plain = file.finish(sync=False)
             self._registry.compare(self._layer.blob, packed.hexdigest())
             self._check(file)
-            settle(Layer(file.digest, plain, stored=True), self._context, whole=True)
+            layer = Layer(file.digest, plain, stored=True)
+            settle(layer, self._context, self._layer.blob.size, whole=True)
             self._store.adopt_layer(file.path, file.digest)
         if file.digest != self._layer.diff_id:
             self._store.remember(self._layer.diff_id, file.digest)

@@ -117,7 +117,7 @@ class Waste:
 
 def examine(image: Image, index_dir: Path) -> Examined:
     """Go through an image's layers, which get indexed if need be."""
-    index_cache.ensure(image.layers, index_dir)
+    index_cache.ensure(image.layers, index_dir, image.packed)
     indexes = [index_cache.open_index(layer, index_dir) for layer in image.layers]
     return Examined(image, Hiding(links_of(indexes)), Contents(image.layers, indexes))
 

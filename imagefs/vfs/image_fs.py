@@ -105,7 +105,7 @@ class ImageFs:
 
     def add_image(self, image: Image, index_dir: Path, parent: int = ROOT_ID) -> None:
         """Put an image's tree into the synthetic directory `parent`; its layers get indexed."""
-        index_cache.ensure(image.layers, index_dir)
+        index_cache.ensure(image.layers, index_dir, image.packed)
         with self._lock:
             if self.free_views.left() < 2 * len(image.layers) + 1:
                 raise OSError(errno.ENFILE, "too many views under one mount")
@@ -414,7 +414,7 @@ class ImageFs:
                 said = Row._make(described[name])
                 attr = self._directory(of_view | place, view, layer, at, said)
             else:
-                attr = self._attr(view, layer, at, Row._make(row))
+                attr = self._attr(view, layer, at, new(Row, row))
             # The marker of a long name is longer than Linux takes: it works, but is not shown.
             if len(name) <= NAME_MAX:
                 found.append(new(Entry, (name, attr)))
@@ -598,8 +598,7 @@ class ImageFs:
             return self._directory(node, view, layer, number, row)
         count = 0
         if row.nlink != 1 or row.flags & rows.FOREIGN or view.has_links:
-            count, (layer, number) = view.inode((layer, number))
-            row = self._indexes[layer].row(number)
+            count, (layer, number), row = view.inode((layer, number), row)
         return self._leaf(nodeid.pack(count, layer, number), layer, row, count)
 
     def _directory(self, node: int, view: View, layer: int, number: int, row: Row) -> Attr:
@@ -622,11 +621,12 @@ class ImageFs:
             blocks = (size + 4095 >> 12) << 3 if kind == 8 else 0
         rdev = row.data if kind in _DEVICES else 0
         # fmt: off
-        return Attr(
+        fields = (
             node, self._inos[layer].start + (node & nodeid.ROW_MASK), row.mode, count or row.nlink,
             row.uid, row.gid, rdev, size, blocks, row.mtime, row.mtimensec,
         )
         # fmt: on
+        return tuple.__new__(Attr, fields)
 
     def _described(self, node: int) -> tuple[int, Row, bool]:
         """Return the layer and row that describe a node; whether a merged view shows it.

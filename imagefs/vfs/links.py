@@ -15,13 +15,14 @@ from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.records import SPECIAL_NAMES, clean
-from imagefs.vfs import nodeid
+from imagefs.vfs import merge, nodeid
 from imagefs.vfs.memory import SMALL, Memory
 from imagefs.vfs.merge import S_IFDIR, Place
 from imagefs.vfs.pile import Chain, Pile, Piles, Spot
 
 MAX_STEPS = 1 << 17
-"""Most steps through directories that are taken to count the links of an image."""
+"""Most steps through directories, of each layer that shows in one, that are taken to count the
+links of an image."""
 
 _MAX_FOLLOWED = 256
 """Most path components that symbolic links add to the path of a link's target."""
@@ -71,7 +72,7 @@ class Links:
 
     def _known(self, place: Place) -> int | None:
         """Return the inode that a link leads to, if that has been found out; 0 is none."""
-        counted, key = self._counted, nodeid.pack(0, *place)
+        counted, key = self._counted, place[0] << nodeid.LAYER_SHIFT | place[1]
         at = bisect_left(counted.sources, key)
         if at < len(counted.sources) and counted.sources[at] == key:
             return counted.targets[at]
@@ -79,7 +80,7 @@ class Links:
 
     def lead_to(self, inode: Place) -> bool:
         """Tell whether any counted link leads to an inode."""
-        key, inodes = nodeid.pack(0, *inode), self._counted.inodes
+        key, inodes = inode[0] << nodeid.LAYER_SHIFT | inode[1], self._counted.inodes
         at = bisect_left(inodes, key)
         return at < len(inodes) and inodes[at] == key
 
@@ -152,7 +153,7 @@ class Links:
         for target in index.target(index.row(number)).split(b"\0"):
             path, _, name = target.rpartition(b"/")
             directory = walk.to(self.pile.under(layer), path)
-            child = directory and self.pile.piles.lookup(directory, name)
+            child = walk.named(directory, name) if directory else None
             if child and child[1].row.mode >> 12 != S_IFDIR:
                 return child
         return None
@@ -168,6 +169,7 @@ class _Walk:
         self.steps = steps
         self._pile = pile
         self._last: tuple[Chain | None, bytes, _Trail, Spot | None] = (None, b"", [], None)
+        self._found: tuple[Spot | None, bytes, tuple[Chain, Child] | None] = (None, b"", None)
 
     def to(self, chain: Chain | None, path: bytes) -> Spot | None:
         """Return the directory that a path from the root leads to."""
@@ -180,6 +182,16 @@ class _Walk:
                 found = trail[-1][1] or self._follow(chain, parts)
             self._last = chain, path, trail, found
         self.steps -= 1
+        return found
+
+    def named(self, directory: Spot, name: bytes) -> tuple[Chain, Child] | None:
+        """Return what a directory has under a name, as any reader sees it."""
+        spot, known, found = self._found
+        if spot != directory or known != name:
+            places = list(self._pile.piles.stack(directory))
+            self.steps -= len(places)
+            found = merge.lookup(places, name)
+            self._found = directory, name, found
         return found
 
     def _go(self, chain: Chain | None, path: list[bytes], before: _Trail) -> _Trail:

@@ -5,7 +5,7 @@ of a file a view shows. Keeps nothing: what is remembered is the piles', and can
 May be used by many threads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from imagefs.filesystem import check_asker
 from imagefs.index import rows
@@ -97,13 +97,16 @@ class View:
             end = min(at + _SOME, count)
             yield Listing(merge.entries_of(self._index, layer, number, at, end), {}, {})
 
-    def inode(self, place: Place) -> tuple[int, Place]:
-        """Return the inode that a leaf's name leads to, and how many names of it are visible.
+    def inode(self, place: Place, row: Row) -> tuple[int, Place, Row]:
+        """Return how many names of a leaf's inode are visible, and where it is, with its row.
 
-        The count is 0 where it is what the inode's layer says.
+        The leaf's name is at `place`, with that row. The count is 0 where it is what the inode's
+        layer says.
         """
         layer, number = place
-        return 0, (layer, self._index.row(number).inode)
+        if row.inode == number:
+            return 0, place, row
+        return 0, (layer, row.inode), self._index.row(row.inode)
 
 
 class MergedView(View):
@@ -173,40 +176,40 @@ class MergedView(View):
         """Yield a wide directory's entries, some at a time."""
         return merge.listings(list(self._piles.stack(self.spot(layer, number))))
 
-    def inode(self, place: Place) -> tuple[int, Place]:
-        """Return the inode that a leaf's name leads to, and how many names of it are visible.
+    def inode(self, place: Place, row: Row) -> tuple[int, Place, Row]:
+        """Return how many names of a leaf's inode are visible, and where it is, with its row.
 
-        The count is 0 where it is what the inode's layer says.
+        The leaf's name is at `place`, with that row. The count is 0 where it is what the inode's
+        layer says.
         """
-        layer, number = place
-        row = self._pile.indexes[layer].row(number)
         target: Place | None = None
         if row.flags & rows.FOREIGN:
             target = self._links.target(place)
         if target is None:
-            target = (layer, row.inode)
-        else:
+            target = (place[0], row.inode)
+        if target != place:
             row = self._pile.indexes[target[0]].row(target[1])
         if row.nlink == 1 and not self._links.lead_to(target):
-            return 0, target
+            return 0, target, row
         counts = self._piles.counts
-        key = self._pile.chain(self.layer).number, nodeid.pack(0, *target)
+        chain = self._pile.chain(self.layer)
+        key = chain.number, target[0] << nodeid.LAYER_SHIFT | target[1]
         count = counts.known.get(key)
         if count is None:
             count = self._count(target, row.nlink)
             counts.keep(key, count, _KEY)
-        return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target
+        return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target, row
 
     def shows(self, inode: Place) -> bool:
         """Tell whether any name of an inode is visible, be it of its own layer or of one above."""
-        return any(map(self._is_visible, self._own_names(inode) + self._links_to(inode)))
+        return any(self._visible(self._own_names(inode) + self._links_to(inode)))
 
     def _count(self, inode: Place, nlink: int) -> int:
         """Return how many names of an inode show, or, if it has too many, how many there are."""
         links = self._links_to(inode)
         if nlink + len(links) > MAX_COUNTED:
             return nlink + len(links)
-        return sum(map(self._is_visible, self._own_names(inode) + links))
+        return sum(self._visible(self._own_names(inode) + links))
 
     def _own_names(self, inode: Place) -> list[Place]:
         """Return the rows of its own layer that name an inode."""
@@ -224,15 +227,22 @@ class MergedView(View):
         last = position[self.layer]
         return [link for link in self._links.to(inode) if position[link[0]] <= last]
 
-    def _is_visible(self, place: Place) -> bool:
-        check_asker()
-        layer, number = place
-        index = self._pile.indexes[layer]
-        row = index.row(number)
-        directory = self._shown(layer, row.parent)
-        if directory is None:
-            return False
-        if (directory[0].layer, directory[1]) == (layer, row.parent):
-            return not row.flags & rows.HIDDEN
-        found = self._piles.lookup(directory, index.name(row))
-        return found is not None and (found[0].layer, found[1].number) == place
+    def _visible(self, places: Iterable[Place]) -> Iterator[bool]:
+        """Tell of each of some leaves' names whether it shows."""
+        last = (0, -1)
+        directory: Spot | None = None
+        for place in places:
+            check_asker()
+            layer, number = place
+            index = self._pile.indexes[layer]
+            row = index.row(number)
+            if (layer, row.parent) != last:
+                last = layer, row.parent
+                directory = self._shown(*last)
+            if directory is None:
+                yield False
+            elif (directory[0].layer, directory[1]) == last:
+                yield not row.flags & rows.HIDDEN
+            else:
+                found = self._piles.lookup(directory, index.name(row))
+                yield found is not None and (found[0].layer, found[1].number) == place

@@ -1,11 +1,13 @@
 """The suite `hostile`: small archives that are made to cost much, each mounted and listed whole.
 
 Measures time, and the most anonymous memory of all processes that take part: commands, indexers
-and the daemon. Holds them to one bound: no archive of 10 MB takes more than 10 s or 500 MB.
+and the daemon. Holds them to one bound: no archive of 10 MB takes more than
+10 s of CPU, or 500 MB.
 """
 
 import importlib.util
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -45,7 +47,8 @@ class Row:
     def within(self) -> bool:
         """Whether it keeps the bound, if the bound is for an archive of its size."""
         small = self.size <= MAX_BYTES
-        return not small or (self.seconds <= MAX_SECONDS and self.peak <= MAX_MEMORY)
+        # Of the time, what others on the machine do not change.
+        return not small or (self.cpu <= MAX_SECONDS and self.peak <= MAX_MEMORY)
 
 
 def cases() -> dict[str, Callable[[Path], None]]:
@@ -92,6 +95,7 @@ def measure(title: str, archive: Path, program: Path, room: Path) -> Row:
     words = [program, "mount", "--foreground", "--quiet", archive, place]
     process = subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL)
     names = stays = 0
+    before = _ended()
     try:
         with _peak(process.pid) as peak:
             if _is_mounted(place, process):
@@ -102,7 +106,15 @@ def measure(title: str, archive: Path, program: Path, room: Path) -> Row:
         process.send_signal(signal.SIGTERM)
         _end(process, place)
         discard(cache)
+    if not names:
+        cpu = _ended() - before
     return Row(title, archive.stat().st_size, took, cpu, peak[0], stays, names)
+
+
+def _ended() -> float:
+    """Return the CPU time of processes that were waited for, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _is_mounted(place: Path, process: "subprocess.Popen[bytes]") -> bool:

@@ -88,7 +88,7 @@ def _deep_links(path: Path, layers: int = 80, depth: int = 1000, links: int = 20
     write_image(path, made)
 
 
-def _chained_links(path: Path, layers: int = 200, depth: int = 500) -> None:
+def _chained_links(path: Path, layers: int = 600, depth: int = 1000) -> None:
     """Each layer links to the link of the one below."""
     chain = b"d/" * depth
     made = [header(chain + b"0") + _END]
@@ -175,7 +175,7 @@ def _wide(path: Path, count: int, layers: int, prefix: bytes) -> None:
 
 CASES: dict[str, Callable[[Path], None]] = {
     "80 layers, links to the end of deep chains": _deep_links,
-    "200 layers, each a link to the link below": _chained_links,
+    "600 layers, each a link to the link below": _chained_links,
     "100,000 links to lower files, in 9 snapshots": _many_links,
     "a layer of 16,000 directories, 100 times": partial(_repeated, count=16_000, times=100),
     "a layer of 16,000 directories, 1,000 times": partial(_repeated, count=16_000, times=1000),

@@ -62,17 +62,14 @@ def _archive(path: Path, layers: list[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-def _gzipped(path: Path, pieces: Iterable[bytes], whole: bool = False) -> None:
-    """Write an archive of one layer, which need not fit in memory; or the `whole` archive."""
+def _gzipped(pieces: Iterable[bytes]) -> tuple[str, bytes]:
+    """Return the digest of a tar of these pieces, which need not fit in memory, and it packed."""
     digest, out = hashlib.sha256(), io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, mtime=0) as packed:
         for piece in chain(pieces, [_END]):
             digest.update(piece)
             packed.write(piece)
-    if whole:
-        path.write_bytes(out.getvalue())
-    else:
-        _archive(path, [(digest.hexdigest(), out.getvalue())])
+    return digest.hexdigest(), out.getvalue()
 
 
 def _claiming(packed: bytes, bits: int = 35) -> bytes:
@@ -94,21 +91,27 @@ def _xz_dictionaries(path: Path) -> None:
     _archive(path, layers)
 
 
+def _attributes(path: Path) -> None:
+    said = _said(b"pax", b"x", _records([(b"SCHILY.xattr.user.a", b"v" * 65_000)])) + _header(b"f")
+    layers = (chain([_header(b"%d" % at)], repeat(said, 4100)) for at in range(4))
+    _archive(path, list(map(_gzipped, layers)))
+
+
 def _tiny_records(path: Path) -> None:
     turn = _said(b"pax", b"x", b"5 a=\n" * 200_000) + _header(b"f")
-    _gzipped(path, repeat(turn, 400))
+    _archive(path, [_gzipped(repeat(turn, 400))])
 
 
 def _empty_runs(path: Path) -> None:
     said = [(b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b",".join([b"0,0"] * 200_000))]
     turn = _said(b"pax", b"x", _records(said)) + _header(b"f")
-    _gzipped(path, repeat(turn, 300))
+    _archive(path, [_gzipped(repeat(turn, 300))])
 
 
 def _deep_paths(path: Path) -> None:
     link = _header(b"a", b"2", target=b"x")
     turn = link + _said(b"L", b"L", b"d/" * 2000 + b"f\0") + _header(b"f")
-    _gzipped(path, repeat(turn, 60_000))
+    _archive(path, [_gzipped(repeat(turn, 60_000))])
 
 
 def _chains_of_links(path: Path) -> None:
@@ -119,7 +122,7 @@ def _chains_of_links(path: Path) -> None:
         for number, target in enumerate(targets)
     ]
     files = (_header(b"l38/%d/f" % number) for number in range(200_000))
-    _gzipped(path, chain([_header(b"d", b"5")], links, files))
+    _archive(path, [_gzipped(chain([_header(b"d", b"5")], links, files))])
 
 
 def _values_of_json(path: Path) -> None:
@@ -132,11 +135,13 @@ def _values_of_json(path: Path) -> None:
         "layer.tar": plain,
         "manifest.json": json.dumps(manifest).encode(),
     }
-    _gzipped(path, (_said(name.encode(), b"0", content) for name, content in files.items()), True)
+    members = (_said(name.encode(), b"0", content) for name, content in files.items())
+    path.write_bytes(_gzipped(members)[1])
 
 
 CASES: dict[str, Callable[[Path], None]] = {
     "four layers of xz that claim dictionaries of 768 MiB": _xz_dictionaries,
+    "four layers near the limit of attributes": _attributes,
     "members with a mebibyte of tiny pax records": _tiny_records,
     "sparse maps of empty runs": _empty_runs,
     "replaced links above deep paths": _deep_paths,

@@ -5,7 +5,6 @@ import gzip
 import io
 import lzma
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterable
 
@@ -19,6 +18,7 @@ from imagefs.archive.compression import (
     recognise,
 )
 from imagefs.errors import CorruptArchive
+from tests.support.effort import at_most
 from tests.support.samples import zstd
 
 PACK: dict[Compression, Callable[[bytes], bytes]] = {
@@ -94,9 +94,8 @@ EMPTY_FRAMES = [
 def test_empty_zstd_frames_cost_nothing(frame: bytes) -> None:
     """A megabyte of frames that hold nothing is passed over in one go, wherever it is cut."""
     packed = zstd(b"a") + frame * (1_000_000 // len(frame)) + zstd(b"b")
-    started = time.process_time()
-    assert unpacked(packed, Compression.ZSTD) == b"ab"
-    assert time.process_time() - started < 1
+    with at_most(5000):
+        assert unpacked(packed, Compression.ZSTD) == b"ab"
 
 
 def test_zstd_windows_are_bounded() -> None:

@@ -451,6 +451,19 @@ def test_a_fetch_goes_on_after_a_failure(caller: User, docker_engine: RunningEng
     assert "cli-test/there:1" in caller.does("cache", "list")
 
 
+def test_a_fetch_goes_on_behind_what_names_nothing(caller: User) -> None:
+    """A name that can be none is told in the end, as all else that could not be fetched."""
+    images = [SampleImage((BASE, ADDS)), SampleImage((BASE, DROPS))]
+    packed = [samples.gz(samples.tar_of(samples.docker_20(image))) for image in images]
+    first, last = (caller.file(f"{at}.tar.gz", data) for at, data in enumerate(packed))
+    answer = caller.imagefs("fetch", "--quiet", "Not A Name", first, "http://x", last)
+    assert answer.status == 1
+    (line,) = answer.err.splitlines()
+    assert "Not A Name" in line
+    assert "http://x" in line
+    assert "\n2 layers, " in caller.does("cache", "list")
+
+
 def test_the_cache_is_listed_verified_and_pruned(
     caller: User, docker_engine: RunningEngine
 ) -> None:

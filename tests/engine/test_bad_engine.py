@@ -173,7 +173,7 @@ def test_an_engine_that_does_not_come_to_the_point(
         pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"),
     ):
         engine.engine(timeout=0.3).inspect("app")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_what_is_no_engine_is_told(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_an_engine_that_hangs_before_its_export_is_left(
 
     def hang() -> Iterator[bytes]:
         yield from said
-        never.wait(20)
+        never.wait(60)
 
     def ping() -> Iterable[bytes]:
         return next(pings, None) or hang()
@@ -402,7 +402,7 @@ def test_an_engine_that_hangs_before_its_export_is_left(
         with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
             fetched(engine.engine(timeout=0.3), store)
         never.set()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert_nothing_kept(store)
     count("engines that misbehave: hanging", 1)
 
@@ -431,11 +431,11 @@ def test_an_engine_that_hangs_in_its_export_is_left(
     def export() -> Iterator[bytes]:
         yield from sent
         stalled.set()
-        never.wait(20)
+        never.wait(60)
 
     def ping() -> Iterator[bytes]:
         if stalled.is_set():
-            never.wait(20)
+            never.wait(60)
         yield PING
 
     answers = {**IMAGE.answers(export), "/_ping": ping}
@@ -445,7 +445,7 @@ def test_an_engine_that_hangs_in_its_export_is_left(
         with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
             fetched(engine.engine(timeout=0.3), store)
         never.set()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert_nothing_kept(store)
     count("engines that misbehave: hanging", 1)
 
@@ -464,7 +464,7 @@ def test_a_socket_that_accepts_nobody(timeout: float, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EngineUnreachable):
         Engine(Endpoint(f"unix://{tmp_path / 'socket'}"), timeout).inspect("app")
-    assert time.monotonic() - began < timeout + 3
+    assert time.monotonic() - began < timeout + 30
     for one in (full, *waiting):
         one.close()
 

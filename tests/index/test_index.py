@@ -36,7 +36,7 @@ TREE = {
 }
 """1109 rows, which take more than a block; and names, extras, links, foreign links, notes."""
 
-WIDE = {f"{folder}/{number:04}": "" for folder in "abc" for number in range(1024)}
+WIDE = {f"{folder}/{number:04}": "" for folder in "abc" for number in range(256)}
 """Three blocks of rows, the third of which nobody needs to open the image."""
 
 
@@ -44,6 +44,22 @@ WIDE = {f"{folder}/{number:04}": "" for folder in "abc" for number in range(1024
 def image(tmp_path: Path) -> Image:
     """An image of one layer that is read in place, and not indexed yet."""
     return image_of([layer(TREE)], tmp_path)
+
+
+def test_a_disk_that_is_full(small_disk: Path) -> None:
+    """The error says what could not be written, how much room there is, and what makes some."""
+    image = image_of([layer(WIDE)], small_disk)
+    indexes = small_disk / "indexes"
+    indexes.mkdir()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "filling").write_bytes(bytes(free - (32 << 10)))
+    for _ in range(2):
+        with pytest.raises(HostError, match=r"cannot write the index .*: No space") as error:
+            index_cache.ensure(image.layers, indexes)
+        assert f"; 32.8 kB are free on {small_disk}; `imagefs cache prune`" in str(error.value)
+    assert os.listdir(indexes) == []
+    (small_disk / "filling").unlink()
+    index_cache.ensure(image.layers, indexes)
 
 
 @pytest.fixture

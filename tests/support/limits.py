@@ -8,6 +8,7 @@ from imagefs.filesystem import NAME_MAX
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
 from imagefs.image import safe_json
+from imagefs.index import cache as index_cache
 from imagefs.index import fold
 from imagefs.index import records as layer_records
 from imagefs.registry import answers, manifests, transport
@@ -58,6 +59,11 @@ LIMITS = (
         "directories of all images' names under `serve`", number(engine_fs.MAX_DIRECTORIES), MEMORY
     ),
     Limit("members of a layer", number(fold.MAX_MEMBERS), MEMORY),
+    Limit(
+        f"names of an image beyond one for every {index_cache.BYTES_A_NAME} bytes of its archive",
+        number(index_cache.FREE_NAMES),
+        HONEST,
+    ),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
     Limit("link targets and attributes of a layer", size(layer_records.MAX_ATTRIBUTES), MEMORY),
     Limit("steps through links and deep directories in a layer", number(fold.MAX_FOLLOWED), HONEST),

@@ -96,6 +96,21 @@ def test_links_are_found_beyond_those_that_are_counted(
     assert 1 < found["l1-0"].nlink < 16
 
 
+def test_counting_links_has_a_bound_however_many_layers_show(
+    tmp_path: Path, looks: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer that a name is looked for in is a step; the rest waits until somebody asks."""
+    names = [f"f/{number}" for number in range(300)]
+    layers = [tar(dict.fromkeys(names, "")), *(tar({f"f/x{at}": ""}) for at in range(60))]
+    layers.append(tar({f"l/{at}": Hard(name) for at, name in enumerate(names)}))
+    monkeypatch.setattr(links, "MAX_STEPS", 1000)
+    looks()
+    fs = fs_of(layers, tmp_path)
+    assert looks() < 4000
+    found = paths(fs, "rootfs")
+    assert all(found[f"l/{at}"].ino == found[name].ino for at, name in enumerate(names))
+
+
 def test_a_directory_is_found_however_the_layers_are_stepped(tmp_path: Path) -> None:
     """The way through many layers, each with one directory less of a path, does not recurse."""
     count = 400
