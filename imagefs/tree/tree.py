@@ -237,8 +237,9 @@ def _error(number: int, path: Path) -> OSError:
 
 
 def open_image(source: str | os.PathLike[str], view: str = "rootfs", **options: Any) -> Tree:
-    """Open an image that an archive, a directory or an engine has, and return a view of it.
+    """Open an image of an archive, a directory, an engine or a registry; return a view of it.
 
-    The options are those of SourceOptions: `image`, `platform`, `host`, `keep_going`, `verify`.
+    The options are those of SourceOptions: `image`, `platform`, `host`, `keep_going`, `verify`,
+    `tls_ca` and so on.
     """
     return Tree(SourceRequest(os.fspath(source), SourceOptions(**options)), view)
