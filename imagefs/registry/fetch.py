@@ -69,8 +69,9 @@ def ensure_image(source: Source) -> Image:
             progress.warn(f"{error}; using {reference} as it was when last pulled")
             return last
         image = _pulled(found, registry, source)
-    for name in (reference.name, _pinned(reference, digest)):
-        source.context.store.remember(_key(source, name), image.id, references.familiar(name))
+    store = source.context.store
+    store.remember(_key(source, reference.name), image.id, references.familiar(reference.name))
+    store.remember(_key(source, _pinned(reference, digest)), image.id)
     return image
 
 

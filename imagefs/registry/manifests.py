@@ -26,12 +26,6 @@ MAX_DEPTH = 4
 """How deep indexes may lie in each other; one that lies in another is rare already."""
 MAX_ASKED = 64
 """Manifests that are asked for to learn which platforms an index does not say."""
-_MEDIA_INDEX = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    }
-)
 _KINDS_LISTED = 5
 
 

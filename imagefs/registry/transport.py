@@ -239,10 +239,11 @@ class Transport:
                 if self._options.insecure:
                     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
                     session.verify = False
-                secure = origin.startswith("https:")
-                # To read all authorities takes a while.
-                context = tls.context_for(place, self._options, self._environ) if secure else None
-                session.mount(f"{origin}/", Adapter(context))
+                scheme = origin.partition(":")[0]
+                context = None
+                if scheme == "https":  # to read all authorities takes a while
+                    context = tls.context_for(place, self._options, self._environ)
+                session.mount(f"{scheme}://", Adapter(context))
                 self._sessions[origin] = session
             return self._sessions[origin]
 

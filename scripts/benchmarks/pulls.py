@@ -21,6 +21,7 @@ from benchmarks.plan import Plan
 from benchmarks.transfers import Turn, in_turn, tell_and_keep
 from benchmarks.workspace import discard
 
+COPY, PULL = "skopeo copy docker:// dir:", "imagefs mount, ls"
 _PATIENCE = 60
 _CACHES = ("skopeo", "podman", "podman-run", "pull-cache")
 
@@ -61,14 +62,14 @@ def _sides(plan: Plan, source: str) -> dict[str, Turn]:
         os.listdir(mountpoint / "rootfs")
 
     copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
-    sides = {"skopeo copy docker:// dir:": Turn(lambda: call([*copy, source, f"dir:{packed}"]))}
+    sides = {COPY: Turn(lambda: call([*copy, source, f"dir:{packed}"]))}
     if find_program("podman"):
         podman: list[str | Path] = ["podman", f"--root={storage}", f"--runroot={running}"]
         pull = [*podman, "pull", "--quiet", "--tls-verify=false", source]
         # Only podman may remove what it has mounted.
         sides["podman pull"] = Turn(lambda: call(pull), lambda: call([*podman, "rmi", "--all"]))
     unmount: list[str | Path] = [imagefs, "unmount", mountpoint]
-    return {**sides, "imagefs mount, ls": Turn(ours, lambda: call(unmount))}
+    return {**sides, PULL: Turn(ours, lambda: call(unmount))}
 
 
 def _counted(turn: Turn, name: str, spent: dict[str, list[float]]) -> Turn:

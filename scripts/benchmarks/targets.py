@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.archives import HARD
 from benchmarks.contestants import Extracted, ImagefsKernel, ImagefsNative
 from benchmarks.peers import Erofs, FuseOverlay, Podman, Ratarmount
+from benchmarks.pulls import COPY, PULL
 
 Results = Mapping[str, Any]
 """By suite, what it kept."""
@@ -108,6 +109,11 @@ def _waste(command: str) -> Measure:
     return lambda results: _median(results["waste"]["seconds"][command])
 
 
+def _pull(results: Results) -> float:
+    times = results["pull"]["times"][""]
+    return _median(times[PULL]) / _median(times[COPY])
+
+
 def _many(key: str) -> Measure:
     return lambda results: _median(results["ready"]["scale"]["1000000"][key])
 
@@ -182,6 +188,7 @@ TARGETS = (
     Target("`imagefs report`", 4.0, _waste("report"), "s"),
     Target("a report's page", 300, lambda results: results["waste"]["bytes"]["report"] / 1e3, "kB"),
     Target("`imagefs fetch` beside `docker save -o`", 1.05, _times("fetch", "")),
+    Target("pull and first listing beside `skopeo copy`", 1.0, _pull),
     Target("first mount of a gzip archive beside `pigz -dc`", 1.3, _times("unpack", "gzip")),
     Target("first mount of a zstd archive beside `zstd -dc`", 1.3, _times("unpack", "zstd")),
 )

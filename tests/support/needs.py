@@ -1,7 +1,7 @@
 """What this machine must have for a test: found, or else the test skips with the reason.
 
-Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman`), the test fails instead,
-so that a machine that is meant to run everything cannot quietly run less.
+Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,registry`), the test fails
+instead, so that a machine that is meant to run everything cannot quietly run less.
 """
 
 import os
@@ -16,6 +16,7 @@ from imagefs.fuse import mount
 DOCKER = "/usr/bin/docker"
 DOCKERD = "/usr/sbin/dockerd"
 PODMAN = "/usr/bin/podman"
+REGISTRY = "/usr/bin/docker-registry"
 SETPRIV = "/usr/bin/setpriv"
 BUSYBOX = ("/bin/busybox", "/usr/bin/busybox", "/bin/busybox-static")
 
@@ -57,6 +58,11 @@ def need_podman() -> None:
     if os.geteuid() != 0:
         unavailable("podman", "the podman service of the tests needs root")
     _need_files("podman", "podman docker.io", PODMAN, DOCKER, SETPRIV)
+
+
+def need_registry() -> None:
+    """Go on only where a registry of the tests' own can run."""
+    _need_files("registry", "docker-registry", REGISTRY, SETPRIV)
 
 
 def need_tool(name: str, package: str) -> str:

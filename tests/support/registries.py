@@ -22,10 +22,9 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 
 from tests.support.engines import end
-from tests.support.needs import SETPRIV, need_tool
+from tests.support.needs import REGISTRY, SETPRIV, need_registry, need_tool
 from tests.support.samples import OCI, Layout
 
-REGISTRY = "/usr/bin/docker-registry"
 USER, PASSWORD = "gardener", "c0rrect-h0rse"
 _HASHED = "$2y$05$nFSKjHsU7.3EKSG4pRlu.uRlnAT0Owx.x4hmaVLcfG29u0ksF7Yb."
 """The password by bcrypt, which is all that the registry takes."""
@@ -95,7 +94,7 @@ def registry(
     *, auth: Mapping[str, Any] | None = None, tls: Mapping[str, Any] | None = None
 ) -> Iterator[RunningRegistry]:
     """Run a registry on a free port of loopback, which dies with us."""
-    need_tool("docker-registry", "docker-registry")
+    need_registry()
     folder = Path(tempfile.mkdtemp(prefix="imagefs-registry-"))
     place = f"localhost:{free_port()}"
     config: dict[str, Any] = {

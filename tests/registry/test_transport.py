@@ -1,0 +1,85 @@
+"""Where a registry may send us, without anybody being asked."""
+
+import ssl
+
+import pytest
+
+from imagefs.errors import RegistryError
+from imagefs.image.options import SourceOptions
+from imagefs.registry.tls import Adapter, is_loopback
+from imagefs.registry.transport import Transport
+
+
+def transport(domain: str = "registry.example", **options: bool) -> Transport:
+    return Transport(domain, SourceOptions(**options), {}, lambda _: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://registry.example/x", "https://registry.example:443"),
+        ("https://storage.example:444/x?y", "https://storage.example:444"),
+        ("https://[::1]/x", "https://::1:443"),
+        ("http://registry.example/x", None),
+        ("http://localhost/x", None),
+        ("http://127.0.0.1:8080/x", None),
+        ("ftp://registry.example/x", None),
+        ("file:///etc/passwd", None),
+        ("//registry.example/x", None),
+        ("https:///x", None),
+        ("https://me:pw@registry.example/x", None),
+        ("https://registry.example:x/", None),
+        ("https://registry.example:99999/", None),
+    ],
+)
+def test_a_registry_with_tls_leads_to_tls_only(url: str, origin: str | None) -> None:
+    """No downgrade, nothing of this machine, no other protocol, no words for who we are."""
+    if origin is None:
+        with pytest.raises(RegistryError):
+            transport().check(url)
+    else:
+        assert transport().check(url) == origin
+
+
+def test_plain_http_is_for_who_asks_for_it() -> None:
+    """By --plain-http others may be spoken to so as well; TLS is always right."""
+    plain = transport(plain_http=True)
+    assert plain.base() == "http://registry.example"
+    assert plain.check("http://storage.example/x") == "http://storage.example:80"
+    assert plain.check("https://storage.example/x") == "https://storage.example:443"
+
+
+def test_docker_s_own_registry_has_another_host() -> None:
+    """docker.io is where people read; the API is elsewhere."""
+    assert transport("docker.io").base() == "https://registry-1.docker.io"
+
+
+@pytest.mark.parametrize("place", ["registry.example", "registry.example:5000", "[::2]:5000"])
+def test_connections_trust_our_context(place: str) -> None:
+    """Whatever the port, and not what came with a Python package."""
+    url = f"https://{place}/v2/"
+    adapter = transport()._session(transport().check(url), place).get_adapter(url)
+    assert isinstance(adapter, Adapter)
+    context = adapter.poolmanager.connection_pool_kw["ssl_context"]
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost.example", False),
+        ("127.0.0.1.example", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_what_is_this_machine(host: str, expected: bool) -> None:
+    """Names and addresses that cannot lead elsewhere."""
+    assert is_loopback(host) == expected
