@@ -101,7 +101,7 @@ def test_hostile_layers(
     count("hostile layers by the kernel", 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(LAYERS)
 def test_layers_at_random(layers: list[list[tuple[str, Node]]]) -> None:
     """All views of layers at random are shown as by FUSE."""
@@ -125,7 +125,8 @@ def test_links_across_layers(tmp_path: Path) -> None:
 
 def test_wide_directories(tmp_path: Path) -> None:
     """Directories of thousands of files and directories are found by each name."""
-    wide = {f"w/{number:05}": "" for number in range(9000)}
-    deep = {f"d/{number:05}/f": "" for number in range(5000)}
+    # Beyond 4,096 entries a listing is lazy, and gone through twice.
+    wide = {f"w/{number:05}": "" for number in range(4500)}
+    deep = {f"d/{number:05}/f": "" for number in range(4200)}
     layers = [layer(wide | deep), layer({"w/.wh.00001": "", "d/00002/g": ""})]
-    assert compare(layers, tmp_path) > 60_000
+    assert compare(layers, tmp_path) > 40_000
