@@ -12,7 +12,10 @@ from typing import NoReturn
 from imagefs.errors import UsageError
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
-_WITH_VALUE = ("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes")
+_WITH_VALUE = (
+    *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes"),
+    *("uid", "gid"),
+)
 _FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
 # Options that undo others; the last word counts.
 _OPPOSITES = {

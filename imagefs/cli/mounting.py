@@ -20,6 +20,7 @@ from imagefs.cli.options import (
 )
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import MountError, UsageError
+from imagefs.filesystem import FileSystem
 from imagefs.host.files import NoHomeError
 from imagefs.host.mount_point import MountPoint, hold
 from imagefs.image.options import SourceOptions
@@ -63,6 +64,7 @@ def mount(
     from imagefs.index import cache as index_cache  # noqa: PLC0415
     from imagefs.source import opening  # noqa: PLC0415
     from imagefs.vfs.image_fs import image_fs, images_fs  # noqa: PLC0415
+    from imagefs.vfs.owned import owned  # noqa: PLC0415
 
     if all_images and view is not None:
         raise UsageError("--view is of one image: choose it with --image, or leave out --all")
@@ -79,7 +81,7 @@ def mount(
             if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
                 progress.phase("indexing")
             fs = image_fs(image, store.index_dir, view)
-    server.serve(lambda: fs, point, wanted)
+    server.serve(lambda: owned(fs, serving.uid, serving.gid), point, wanted)
 
 
 @click.command(short_help="Show all images of the engine as directories.")
@@ -92,6 +94,7 @@ def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> No
     from imagefs.engine.api import Engine  # noqa: PLC0415
     from imagefs.source.loader import Loader, LoaderConfig  # noqa: PLC0415
     from imagefs.vfs.engine_fs import Catalog  # noqa: PLC0415
+    from imagefs.vfs.owned import owned  # noqa: PLC0415
 
     engine = Engine(addresses.find(options.host))
     wanted = _serving(engine.host, mountpoint, serving)
@@ -100,8 +103,9 @@ def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> No
     store = Store()
     loader = Loader(LoaderConfig(engine.endpoint, store.root, options))
 
-    def make() -> Catalog:
-        return Catalog(engine.images, loader.load, store.index_dir, loader.unload)
+    def make() -> FileSystem:
+        fs = Catalog(engine.images, loader.load, store.index_dir, loader.unload)
+        return owned(fs, serving.uid, serving.gid)
 
     server.serve(make, point, wanted)
 
