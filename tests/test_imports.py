@@ -29,7 +29,9 @@ PACKAGES: dict[str, set[str]] = {
     "vfs": {"image", "tar", "host", "index"},
     "tree": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
-    "mounts": {"host", "fuse"},
+    "overlay": {"host"},
+    "mounts": {"host", "fuse", "overlay"},
+    "run": {"image", "host", "fuse", "overlay"},
 }
 # The command line joins everything, so it may know all, and nobody may know it.
 COMMAND_LINE = {"cli", "__main__"}

@@ -17,7 +17,7 @@ import click
 
 from imagefs import __version__
 from imagefs.cli import mount_helper
-from imagefs.errors import HostError, ImagefsError, UsageError, shortage
+from imagefs.errors import HostError, ImagefsError, RunError, UsageError, shortage
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -77,6 +77,8 @@ def _judged(error: BaseException) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return error.format_message() + hint, _USAGE
+    if isinstance(error, RunError):
+        return str(error), error.status
     if isinstance(error, ImagefsError):
         return str(error), _USAGE if isinstance(error, UsageError) else _FAILED
     return shortage(error) or f"unexpected {type(error).__name__}: {error}", _FAILED
@@ -117,6 +119,7 @@ _COMMANDS = {
     "serve": ("mounting", "Show all images of the engine as directories."),
     "unmount": ("mounting", "Take mounts away, dead ones too."),
     "mounts": ("mounting", "List the mounts of imagefs."),
+    "run": ("run", "Run a command of an image."),
     "ls": ("look", "List what is in an image, without a mount."),
     "cat": ("look", "Write files of an image to standard output."),
     "layers": ("sources", "List an image's layers, bottom to top."),
