@@ -11,7 +11,6 @@ import click
 from imagefs.cli.options import source_argument, source_options
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import ImagefsError, RunError, UsageError
-from imagefs.filesystem import FileSystem
 from imagefs.image import runtime
 from imagefs.image.options import SourceOptions
 from imagefs.overlay import stack
@@ -20,6 +19,7 @@ from imagefs.progress import Progress
 from imagefs.run import container, idmap, launch, users
 from imagefs.run.container import Asked
 from imagefs.run.idmap import IdMap
+from imagefs.run.inside import Plan
 from imagefs.run.users import User
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
@@ -68,6 +68,8 @@ def run(
     try:
         if said["terminal"] and not sys.stdin.isatty():
             raise UsageError("-t needs a terminal on standard input")
+        if source == "-" and (said["interactive"] or said["terminal"]):
+            raise UsageError("standard input is the archive: the command cannot have it too")
         launch.engine()
         said["interactive"] = said["interactive"] or said["terminal"]
         shown = tuple(map(container.volume, volumes))
@@ -83,29 +85,22 @@ def _run(
     request: SourceRequest, asked: Asked, user: str | None, keep: Path | None, *, quiet: bool
 ) -> int:
     store = Store()
-    ids = None if os.geteuid() == 0 else idmap.of_caller()
+    ids = idmap.of_caller()
     with reporter(quiet=quiet) as progress:
         tree = Tree(request, "rootfs", progress)
         config = runtime.parse(tree.image.config)
         who = _user(tree, config.user if user is None else user)
-        if ids is not None:
-            who = _known(who, ids, progress, chosen=user is not None)
-    box = container.container(config, asked, who, request.text, os.environ, all_ids=_all(ids))
-    way = stack.TRUSTED if ids is None else stack.USER
+        who = _known(who, ids, progress, chosen=user is not None)
+    terminals = ids.has(0, container.TTY_GROUP)
+    box = container.container(config, asked, who, request.text, os.environ, tty_group=terminals)
+    way = stack.TRUSTED if ids.everybody else stack.USER
     layers = [layer.diff_id for layer in tree.image.layers]
     kept = take_up(keep, layers, way) if keep is not None else None
     written = kept.path if kept is not None else None
-    plan = launch.Plan(box, request.text, store.work_dir, written, ids)
-    return launch.launch(_shown(tree, ids), plan)
-
-
-def _all(ids: IdMap | None) -> bool:
-    return ids is None or not ids.root_alone
-
-
-def _shown(tree: Tree, ids: IdMap | None) -> FileSystem:
-    """Return the image's files, as root's where there is nobody else."""
-    return tree.fs if _all(ids) else owned(tree.fs, 0, 0)
+    plan = Plan(box, request.text, store.work_dir, ids, way, written)
+    # Where there is nobody but root, all files are root's.
+    fs = owned(tree.fs, 0, 0) if ids.root_alone else tree.fs
+    return launch.launch(fs, plan)
 
 
 def _user(tree: Tree, words: str) -> User:

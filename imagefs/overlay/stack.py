@@ -15,7 +15,7 @@ TRUSTED, USER = "trusted", "user"
 """In which extended attributes overlayfs keeps what it knows: user's, in a user namespace."""
 _OPTIONS = {
     # What redirects or shares within the upper directory would not be understood as a layer.
-    TRUSTED: ("redirect_dir=off", "index=off", "metacopy=off"),
+    TRUSTED: ("redirect_dir=nofollow", "index=off", "metacopy=off"),
     USER: ("userxattr",),
 }
 

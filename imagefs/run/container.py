@@ -31,7 +31,7 @@ _MASKED = (
     *("/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/selinux"),
 )
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-_TTY_GROUP = 5
+TTY_GROUP = 5
 HOST_FILES = ("resolv.conf", "hosts")
 """Files of the host's /etc that are shown in the container's, as copies."""
 
@@ -62,7 +62,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A command, who runs it and in which surroundings; `all_ids` tells that gid 5 exists."""
+    """A command, who runs it and in which surroundings; `tty_group` tells
+    whether the group of terminals exists."""
 
     args: tuple[str, ...]
     env: tuple[str, ...]
@@ -70,7 +71,7 @@ class Container:
     user: User
     hostname: str
     asked: Asked
-    all_ids: bool = True
+    tty_group: bool = True
 
 
 def volume(text: str) -> Volume:
@@ -95,7 +96,7 @@ def container(
     source: str,
     environment: Mapping[str, str],
     *,
-    all_ids: bool = True,
+    tty_group: bool = True,
 ) -> Container:
     """Combine what the image and the user say, as docker run does.
 
@@ -115,7 +116,7 @@ def container(
     env |= dict(_pairs(config.env, {})) | dict(_pairs(asked.env, environment))
     cwd = asked.working_dir if asked.working_dir is not None else config.working_dir
     words = tuple(f"{name}={value}" for name, value in env.items())
-    return Container(args, words, _inside(cwd), user, hostname, asked, all_ids)
+    return Container(args, words, _inside(cwd), user, hostname, asked, tty_group)
 
 
 def _pairs(words: Sequence[str], environment: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -186,7 +187,7 @@ def spec(box: Container, root: str, host_files: Path) -> dict[str, Any]:
 
 def _mounts(box: Container) -> list[dict[str, Any]]:
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    pts += [f"gid={_TTY_GROUP}"] if box.all_ids else []
+    pts += [f"gid={TTY_GROUP}"] if box.tty_group else []
     safe = ["nosuid", "noexec", "nodev"]
     return [
         _mount("/proc", "proc", safe),
@@ -206,15 +207,15 @@ def _bound(box: Container, host_files: Path) -> list[dict[str, Any]]:
         _mount(f"/etc/{name}", "none", ["bind"], os.fspath(host_files / name))
         for name in HOST_FILES
     ]
-    return files + [
-        _mount(
-            one.target,
-            "none",
-            ["rbind", "rprivate", *(["rro"] if one.read_only else [])],
-            os.fspath(one.source),
-        )
-        for one in box.asked.volumes
-    ]
+    return files + [_volume(one) for one in box.asked.volumes]
+
+
+def _volume(one: Volume) -> dict[str, Any]:
+    # With all that is mounted below it, which a file cannot have.
+    options = ["rbind", "rprivate"] if one.source.is_dir() else ["bind"]
+    if one.read_only:
+        options.append("rro" if one.source.is_dir() else "ro")
+    return _mount(one.target, "none", options, os.fspath(one.source))
 
 
 def _mount(target: str, kind: str, options: list[str], source: str | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from imagefs.errors import HostError
 from imagefs.host import libc
 
+_OWN = Path("/proc/self")
 SUBUID, SUBGID = Path("/etc/subuid"), Path("/etc/subgid")
 _HELPERS = ("newuidmap", "newgidmap")
 _SYSTEM_PATH = ":/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,7 +54,12 @@ class IdMap:
     @property
     def root_alone(self) -> bool:
         """Whether root is all there is."""
-        return len(self.uids) == 1
+        return sum(one.length for one in self.uids) == 1
+
+    @property
+    def everybody(self) -> bool:
+        """Whether it is the machine's own, and no user namespace."""
+        return self.uids == (Range(0, 0, _LAST),)
 
     def has(self, uid: int, gid: int) -> bool:
         """Tell whether a user and a group exist."""
@@ -62,7 +68,9 @@ class IdMap:
 
 
 def of_caller() -> IdMap:
-    """Return the ids that the caller may have."""
+    """Return the ids that the caller may have: root those that there are."""
+    if os.geteuid() == 0:
+        return IdMap(_present("uid_map"), _present("gid_map"))
     uid, gid = os.geteuid(), os.getegid()
     uids, gids = [Range(0, uid, 1)], [Range(0, gid, 1)]
     if all(_helper(name) for name in _HELPERS):
@@ -70,6 +78,12 @@ def of_caller() -> IdMap:
         if all(more):
             return IdMap((*uids, *more[0]), (*gids, *more[1]))
     return IdMap(tuple(uids), tuple(gids))
+
+
+def _present(name: str) -> tuple[Range, ...]:
+    lines = (_OWN / name).read_text().splitlines()
+    fields = [tuple(map(int, line.split())) for line in lines]
+    return tuple(Range(inside, inside, length) for inside, _, length in fields)
 
 
 def _subordinate(path: Path, uid: int) -> tuple[Range, ...]:
@@ -132,9 +146,9 @@ def closed(failure: int) -> HostError:
 
 def _write_own(ids: IdMap) -> None:
     try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(_lines(ids.uids))
-        Path("/proc/self/gid_map").write_text(_lines(ids.gids))
+        (_OWN / "setgroups").write_text("deny")
+        (_OWN / "uid_map").write_text(_lines(ids.uids))
+        (_OWN / "gid_map").write_text(_lines(ids.gids))
     except OSError as error:
         raise closed(error.errno or errno.EPERM) from error
 

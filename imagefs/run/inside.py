@@ -11,6 +11,7 @@ import json
 import os
 import re
 import select
+import signal
 import stat
 import threading
 from dataclasses import dataclass
@@ -25,23 +26,33 @@ from imagefs.host import libc
 from imagefs.host.mount_point import hold
 from imagefs.host.processes import end_with
 from imagefs.overlay import stack
+from imagefs.run import idmap
 from imagefs.run.container import HOST_FILES, Container, mount_points, spec
+from imagefs.run.idmap import IdMap
 
 NOT_STARTED, NOT_RUNNABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses where there is none of the command's own, as docker run has them."""
 _FAILURE, _LOG, _LOG_MOST = "failure", "log", 64 << 10
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _CGROUPS = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where and by what to run; see `launch.Plan`. `mapped` tells of a user namespace."""
+class Plan:
+    """How to run a container.
 
+    `source` is what the image is called, `cover` a directory that nobody else needs: in the new
+    mount namespace all our own lies on top of it. What is written goes to the two parts of the
+    directory `written`, to memory where that is None, in one of the overlay's ways. `ids` are
+    those that there will be; an ordinary user gets a user namespace for them.
+    """
+
+    container: Container
     source: str
     cover: Path
-    written: Path | None
-    runtime: str
-    mapped: bool
+    ids: IdMap
+    way: str
+    written: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +63,27 @@ class Pipes:
     tell: int
 
 
-def serve(fs: FileSystem, box: Container, place: Place, pipes: Pipes) -> NoReturn:
+def serve(fs: FileSystem, plan: Plan, runtime: str, pipes: Pipes) -> NoReturn:
     """Serve the image until the command has ended, and end with its status."""
     try:
         end_with(0)
         os.umask(0o022)
-        _prepare(box, place)
+        _prepare(plan)
         ready, go = os.pipe2(os.O_CLOEXEC)
-        runtime = os.fork()
-        if runtime == 0:
+        child = os.fork()
+        if child == 0:
             os.close(go)
-            _become_runtime(box, place, ready)
+            _become(runtime, plan, ready)
         os.close(ready)
         # The terminal's signals are for the runtime alone.
         os.setsid()
-        waiter = threading.Thread(target=_wait, args=(runtime, pipes, place.cover), daemon=True)
+        waiter = threading.Thread(target=_wait, args=(child, pipes, plan.cover), daemon=True)
         waiter.start()
-        options = MountOptions(place.source, allow_other=True)
-        server.serve(fs, hold(place.cover / "image"), options, lambda: _go(go))
+        options = MountOptions(plan.source, allow_other=True)
+        server.serve(fs, hold(plan.cover / "image"), options, lambda: _go(go))
         raise RunError("the image's mount was taken away")
     except BaseException as error:
-        _end(pipes, error)
+        end(pipes, error)
 
 
 def _go(pipe: int) -> None:
@@ -80,8 +91,8 @@ def _go(pipe: int) -> None:
     os.close(pipe)
 
 
-def _end(pipes: Pipes, error: BaseException) -> NoReturn:
-    """End all, for a reason that the outer process gets to know."""
+def end(pipes: Pipes, error: BaseException) -> NoReturn:
+    """End this process, for a reason that the outer one gets to know."""
     words = str(error) if isinstance(error, ImagefsError) else shortage(error) or repr(error)
     status = error.status if isinstance(error, RunError) else NOT_STARTED
     with contextlib.suppress(OSError):
@@ -89,15 +100,17 @@ def _end(pipes: Pipes, error: BaseException) -> NoReturn:
     os._exit(status)
 
 
-def _prepare(box: Container, place: Place) -> None:
+def _prepare(plan: Plan) -> None:
     """Lay out what will be mounted and bound."""
-    _mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
+    failure = libc.call("mount", b"none", b"/", None, libc.MS_REC | libc.MS_PRIVATE, None)
+    if failure:
+        raise idmap.closed(failure)
     _mount("proc", "/proc", "proc", libc.MS_NOSUID | libc.MS_NODEV)
     # The runtime reads it, and where it finds cgroups of both kinds, refuses to run.
     with contextlib.suppress(HostError):
         _mount("cgroup2", _CGROUPS, "cgroup2", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_RDONLY)
-    kept = None if place.written is None else os.open(place.written, os.O_PATH | os.O_CLOEXEC)
-    cover = os.fspath(place.cover)
+    kept = None if plan.written is None else os.open(plan.written, os.O_PATH | os.O_CLOEXEC)
+    cover = os.fspath(plan.cover)
     _mount("imagefs", cover, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, "mode=700")
     os.chdir(cover)
     for name in ("image", "root", "skeleton", "files", "state", "written", "bundle"):
@@ -107,13 +120,13 @@ def _prepare(box: Container, place: Place) -> None:
         os.close(kept)
     else:
         stack.make(Path("written"))
-    _make_skeleton(box, Path("skeleton"))
+    _make_skeleton(plan.container, Path("skeleton"))
     for name in HOST_FILES:
         with contextlib.suppress(OSError):
             Path("files", name).write_bytes(Path("/etc", name).read_bytes())
         Path("files", name).touch()
     with Path("files/hosts").open("a") as hosts:
-        hosts.write(f"127.0.1.1\t{box.hostname}\n")
+        hosts.write(f"127.0.1.1\t{plan.container.hostname}\n")
 
 
 def _make_skeleton(box: Container, below: Path) -> None:
@@ -127,23 +140,24 @@ def _make_skeleton(box: Container, below: Path) -> None:
             made.touch()
 
 
-def _become_runtime(box: Container, place: Place, ready: int) -> NoReturn:
+def _become(runtime: str, plan: Plan, ready: int) -> NoReturn:
     """Wait for the image, lay the overlay on it, and turn into the runtime."""
+    for number in (signal.SIGINT, *_IGNORED_BY_PYTHON):
+        signal.signal(number, signal.SIG_DFL)
     try:
         if not os.read(ready, 1):
             os._exit(NOT_STARTED)  # whoever serves the image says why
-        kind = stack.USER if place.mapped else stack.TRUSTED
-        stack.mount(Path("image"), Path("written"), "root", kind, below=Path("skeleton"))
+        stack.mount(Path("image"), Path("written"), "root", plan.way, below=Path("skeleton"))
         _check_places(Path("root"))
-        root = os.fspath(place.cover / "root")
-        configuration = spec(box, root, place.cover / "files")
+        root = os.fspath(plan.cover / "root")
+        configuration = spec(plan.container, root, plan.cover / "files")
         Path("bundle/config.json").write_text(json.dumps(configuration))
-        if not box.asked.interactive:
+        if not plan.container.asked.interactive:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
-        words = ["--cgroup-manager=disabled", f"--log={place.cover / _LOG}", "--root=state"]
+        words = ["--cgroup-manager=disabled", f"--log={plan.cover / _LOG}", "--root=state"]
         words += ["run", "--bundle=bundle", f"imagefs-{os.getpid()}"]
-        os.execve(place.runtime, [place.runtime, *words], {"PATH": os.environ.get("PATH", "")})
+        os.execve(runtime, [runtime, *words], {"PATH": os.environ.get("PATH", "")})
     except BaseException as error:
         reason = str(error) if isinstance(error, ImagefsError) else shortage(error) or repr(error)
         with contextlib.suppress(OSError):
@@ -179,7 +193,7 @@ def _wait(runtime: int, pipes: Pipes, cover: Path) -> None:
         code = 128 - code
     failure = cover / _FAILURE
     if failure.exists():
-        _end(pipes, RunError(failure.read_text(errors="replace")))
+        end(pipes, RunError(failure.read_text(errors="replace")))
     # What the runtime writes there, it has said itself.
     complaint = _last_line(cover / _LOG) if code else ""
     os._exit(_status_of(complaint) if complaint else code)

@@ -1,52 +1,36 @@
 """Running a container, from outside: the namespaces, the signals and the end.
 
-    the caller --fork--> pid 1 of a namespace, which serves the image --fork--> crun --> the command
+    the caller -> one between -> pid 1 of a namespace, which serves the image -> crun -> the command
 
-Owns the outer process. All the others live in a pid namespace of their own, with the mounts in a
-mount namespace that only they have: when its pid 1 ends, for whatever reason, the kernel ends
-them and takes the mounts away, and it ends with the outer process. So nothing is left behind, also
-after SIGKILL, and there is nothing to clean up. To be called from the main thread, there being no
-other.
+Owns the outer process and the one between. All the others live in a pid namespace of their own,
+with the mounts in a mount namespace that only they have: when its pid 1 ends, for whatever reason,
+the kernel ends them and takes the mounts away, and it ends with the outer process. So nothing is
+left behind, also after SIGKILL, and nothing is to be cleaned up. To be called from the main thread.
 """
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
 import sys
 import termios
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NoReturn, TypeAlias
 
 from imagefs.errors import HostError, RunError
 from imagefs.filesystem import FileSystem
 from imagefs.host import libc
+from imagefs.host.processes import end_with
 from imagefs.run import idmap, inside
-from imagefs.run.container import Container
 from imagefs.run.idmap import IdMap
+from imagefs.run.inside import Plan
 
 _PASSED_ON = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGCONT),
 }
 _ENGINE = "crun"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How to run a container.
-
-    `source` is what the image is called, `cover` a directory that nobody else needs: in the new
-    mount namespace all our own lies on top of it. What is written goes to the two parts of the
-    directory `written`, to memory where that is None. `ids` None is for root, who needs no user
-    namespace.
-    """
-
-    container: Container
-    source: str
-    cover: Path
-    written: Path | None = None
-    ids: IdMap | None = None
+_Signals: TypeAlias = set[signal.Signals | int]
 
 
 def engine() -> str:
@@ -66,18 +50,15 @@ def launch(fs: FileSystem, plan: Plan) -> int:
     runtime = engine()
     told, tell = os.pipe2(os.O_CLOEXEC)
     ordered, order = os.pipe2(os.O_CLOEXEC)
-    _enter(plan.ids)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
     terminal = _terminal()
     try:
+        outer = os.getpid()
         child = os.fork()
         if child == 0:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(told)
             os.close(order)
-            inside.serve(fs, plan.container, inside.Place(
-                plan.source, plan.cover, plan.written, runtime, plan.ids is not None
-            ), inside.Pipes(ordered, tell))  # fmt: skip
+            _stand_between(fs, plan, runtime, inside.Pipes(ordered, tell), outer, mask)
         os.close(tell)
         os.close(ordered)
         code = _watch(child, order)
@@ -90,16 +71,39 @@ def launch(fs: FileSystem, plan: Plan) -> int:
     if complaint:
         raise RunError(complaint, max(code, inside.NOT_STARTED))
     if code < 0:
-        raise RunError(f"what serves the image was ended: {signal.strsignal(-code)}")
+        raise RunError("what runs the command was ended")
     return code
 
 
-def _enter(ids: IdMap | None) -> None:
+def _stand_between(
+    fs: FileSystem, plan: Plan, runtime: str, pipes: inside.Pipes, outer: int, mask: _Signals
+) -> NoReturn:
+    """Enter the namespaces, start their first process, and end as it ends.
+
+    Only a process of one thread may enter a user namespace, and the outer one may have had others.
+    """
+    try:
+        _enter(plan.ids)
+        end_with(outer)
+        child = os.fork()
+        if child == 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            inside.serve(fs, plan, runtime, pipes)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code < 0:
+            raise RunError("what serves the image was ended, and with it the command")
+        os._exit(code)
+    except BaseException as error:
+        inside.end(pipes, error)
+
+
+def _enter(ids: IdMap) -> None:
     """Give the process and its children to come their namespaces."""
-    if ids is not None:
+    mapped = os.geteuid() != 0
+    if mapped:
         idmap.enter(ids)
     failure = libc.call("unshare", libc.CLONE_NEWNS | libc.CLONE_NEWPID | libc.CLONE_NEWCGROUP)
-    if failure and ids is not None:
+    if failure and mapped:
         raise idmap.closed(failure)
     if failure == errno.EPERM:
         raise HostError("namespaces are not permitted here; a container needs --cap-add SYS_ADMIN")
@@ -125,4 +129,5 @@ def _watch(child: int, order: int) -> int:
                 return os.waitstatus_to_exitcode(status)
         elif found.si_code <= 0:
             # What the kernel sends, as for Ctrl-C, crun has had too: it is of our process group.
-            os.write(order, bytes([found.si_signo]))
+            with contextlib.suppress(BrokenPipeError):
+                os.write(order, bytes([found.si_signo]))

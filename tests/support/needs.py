@@ -1,6 +1,6 @@
 """What this machine must have for a test: found, or else the test skips with the reason.
 
-Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman`), the test fails instead,
+Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,run`), the test fails instead,
 so that a machine that is meant to run everything cannot quietly run less.
 """
 
@@ -57,6 +57,14 @@ def need_podman() -> None:
     if os.geteuid() != 0:
         unavailable("podman", "the podman service of the tests needs root")
     _need_files("podman", "podman docker.io", PODMAN, DOCKER, SETPRIV)
+
+
+def need_run() -> None:
+    """Go on only where root can run commands of images, and ordinary users can, too."""
+    need_fuse(user=True)
+    for program, package in (("crun", "crun"), ("newuidmap", "uidmap"), ("unshare", "util-linux")):
+        if shutil.which(program) is None:
+            unavailable("run", f"{program} is missing (apt install {package})")
 
 
 def need_tool(name: str, package: str) -> str:

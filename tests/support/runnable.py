@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +17,20 @@ from tests.support.samples import SampleImage, docker_20, dumped, tar_of
 from tests.support.tars import Dir, File, Sym, layer
 
 APPLETS = (
-    *("cat", "chmod", "chown", "echo", "env", "false", "grep", "hostname", "id", "kill", "ln", "ls"),
+    *(
+        "cat",
+        "chmod",
+        "chown",
+        "echo",
+        "env",
+        "false",
+        "grep",
+        "hostname",
+        "id",
+        "kill",
+        "ln",
+        "ls",
+    ),
     *("mkdir", "mount", "ps", "pwd", "readlink", "rm", "rmdir", "sh", "sleep", "stat", "stty"),
     *("touch", "tr", "true", "tty", "umask", "wc"),
 )
@@ -56,3 +72,20 @@ def busybox(files: Mapping[str, Any] | None = None, **said: Any) -> bytes:
     said = {"Cmd": ["sh"], "Env": ["PATH=/bin"], **said}
     members = {name: value for name, value in content.items() if value is not None}
     return tar_of(docker_20(RunnableImage((layer(members),), said=said)))
+
+
+def python() -> bytes:
+    """Return the archive of an image of Python: its interpreter, and what that loads to start."""
+    script = "import os, sys; print(*{m.__file__ for m in [*sys.modules.values(), os] if getattr("
+    script += "m, '__file__', None)}, sep='\\n')"
+    base = Path(sys.base_prefix)
+    interpreter = Path(os.path.realpath(sys.executable))
+    words = [str(interpreter), "-I", "-S", "-c", script]
+    loaded = subprocess.run(words, capture_output=True, check=True).stdout.decode().splitlines()
+    linked = subprocess.run(["ldd", interpreter], capture_output=True, check=True).stdout.decode()
+    libraries = re.findall(r"(/\S+) \(0x", linked)
+    wanted = {*loaded, *libraries, str(interpreter)}
+    wanted |= {str(path) for path in base.glob("lib/python3*/encodings/*.py")}
+    files = {path.lstrip("/"): File(Path(path).read_bytes(), 0o755) for path in sorted(wanted)}
+    said = {"Entrypoint": [str(interpreter), "-S", "-c"], "Env": [f"PYTHONHOME={base}"]}
+    return tar_of(docker_20(RunnableImage((layer(files),), said=said)))
