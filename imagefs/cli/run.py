@@ -58,6 +58,8 @@ def run(
     network: str,
     volumes: tuple[str, ...],
     keep: Path | None,
+    interactive: bool,
+    terminal: bool,
     quiet: bool,
     **said: Any,
 ) -> int:
@@ -66,19 +68,28 @@ def run(
     What it writes is gone when it ends, unless --keep says where to keep it.
     """
     try:
-        if said["terminal"] and not sys.stdin.isatty():
-            raise UsageError("-t needs a terminal on standard input")
-        if source == "-" and (said["interactive"] or said["terminal"]):
+        if source == "-" and (interactive or terminal):
             raise UsageError("standard input is the archive: the command cannot have it too")
         launch.engine()
-        said["interactive"] = said["interactive"] or said["terminal"]
-        shown = tuple(map(container.volume, volumes))
-        asked = Asked(network=network == "host", volumes=shown, **said)
+        asked = Asked(
+            network=network == "host",
+            interactive=interactive or terminal,
+            terminal=_terminal_size() if terminal else None,
+            volumes=tuple(map(container.volume, volumes)),
+            **said,
+        )
         return _run(SourceRequest(source, options), asked, user, keep, quiet=quiet)
     except RunError:
         raise
     except ImagefsError as error:
         raise RunError(str(error)) from error
+
+
+def _terminal_size() -> os.terminal_size:
+    try:
+        return os.get_terminal_size(sys.stdin.fileno())
+    except (OSError, ValueError) as error:
+        raise UsageError("-t needs a terminal on standard input") from error
 
 
 def _run(

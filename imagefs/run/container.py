@@ -47,7 +47,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the user said of how to run, in place of what the image says."""
+    """What the user said of how to run, in place of what the image says.
+
+    `terminal` is the size of the one that the command is to have, None for none.
+    """
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -56,7 +59,7 @@ class Asked:
     read_only: bool = False
     network: bool = True
     interactive: bool = False
-    terminal: bool = False
+    terminal: os.terminal_size | None = None
     volumes: tuple[Volume, ...] = ()
 
 
@@ -161,7 +164,7 @@ def spec(box: Container, root: str, host_files: Path) -> dict[str, Any]:
     return {
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": box.asked.terminal,
+            **_terminal(box.asked.terminal),
             "user": {
                 "uid": box.user.uid,
                 "gid": box.user.gid,
@@ -183,6 +186,12 @@ def spec(box: Container, root: str, host_files: Path) -> dict[str, Any]:
             "readonlyPaths": list(_READ_ONLY),
         },
     }
+
+
+def _terminal(size: os.terminal_size | None) -> dict[str, Any]:
+    if size is None:
+        return {"terminal": False}
+    return {"terminal": True, "consoleSize": {"height": size.lines, "width": size.columns}}
 
 
 def _mounts(box: Container) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What is run: how the words of the image and of the user combine, as docker run has it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_nothing_to_run(case: str) -> None:
 def test_environment() -> None:
     """The image's variables come over what every command has, the user's over the image's."""
     config = RuntimeConfig(cmd=("x",), env=("A=1", "B=2", "HOME=/h", "odd", "=odd", "E=a=b"))
-    asked = Asked(env=("B=3", "FROM", "UNSET", "C="), terminal=True)
+    asked = Asked(env=("B=3", "FROM", "UNSET", "C="), terminal=os.terminal_size((80, 24)))
     box = container(config, asked, ROOT, "app:v1", {"FROM": "host", "TERM": "vt100", "SECRET": "s"})
     assert dict(word.split("=", 1) for word in box.env) == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
