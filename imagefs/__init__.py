@@ -1,14 +1,14 @@
 """Mount container images as read-only directory trees, without extracting them."""
 
-from typing import TYPE_CHECKING, Any
-
+# The typing module takes longer to load than all else that starts.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imagefs.tree.tree import open_image as open_image
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported when asked for: a command that starts needs none of it.
     if name == "open_image":
         from imagefs.tree.tree import open_image  # noqa: PLC0415

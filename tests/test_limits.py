@@ -1,4 +1,4 @@
-"""The README lists the limits that the code has, and a run of the tests prints them."""
+"""tests/README.md lists the limits that the code has, and a run of the tests prints them."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 from imagefs.cli.main import cli
 from tests.support.limits import LIMITS, size
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent / "README.md").read_text()
 
 
 def test_the_readme_has_the_limits_of_the_code() -> None:

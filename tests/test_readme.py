@@ -17,6 +17,11 @@ from tests.support.needs import need_fuse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") and part != ".github" for part in path.relative_to(ROOT).parts)
+)
 # Options that the README shows of other programs.
 FOREIGN = {"--only-values", "--time", "--device", "--cap-add", "--strict"}
 
@@ -92,17 +97,24 @@ def test_the_line_of_fstab_is_understood() -> None:
     assert context.params["allow_other"]
 
 
-def test_links_lead_somewhere() -> None:
-    """Links into the README reach a heading, others a file."""
-    headings = {
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    return {
         re.sub(r"[^\w -]", "", words).lower().replace(" ", "-")
-        for words in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+        for words in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     }
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        if link.startswith("#"):
-            assert link[1:] in headings
-        elif "://" not in link:
-            assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """Links of every page reach a file, and a heading where they name one."""
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" not in link:
+            path, _, heading = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not heading or heading in headings(target), link
 
 
 def test_scripts_exist() -> None:

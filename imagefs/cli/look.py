@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from imagefs.cli.options import source_argument, source_options, view_option
+from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import PathError
 from imagefs.filesystem import Attr, Entry
@@ -63,7 +63,7 @@ def opened(request: SourceRequest, view: str, *, quiet: bool) -> Iterator[Tree]:
 
 @click.command(short_help="List what is in an image, without a mount.")
 @source_argument
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", **completed("paths"))
 @click.option("-l", "long", is_flag=True, help="Show mode, owner, size, time and link target.")
 @click.option("-R", "recursive", is_flag=True, help="List directories with all below them.")
 @click.option("-a", "everything", is_flag=True, help="List names that start with a dot, too.")
@@ -194,7 +194,7 @@ def _time(seconds: int) -> str:
 
 @click.command(short_help="Write files of an image to standard output.")
 @source_argument
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", **completed("paths"))
 @view_option
 @source_options
 def cat(

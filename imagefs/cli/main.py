@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn
@@ -24,10 +24,14 @@ _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _debug = False
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
+Translation = Callable[[Sequence[str]], list[str]]
+"""From the words of a program that calls us as it calls others to the words of our commands."""
+
+
+def main(args: Sequence[str] | None = None, translate: Translation | None = None) -> NoReturn:
     """Run a command and exit: 0, 1 for image, engine or host, 2 for usage, 130 for Ctrl-C."""
     _have_standard_files()
-    sys.exit(run(args))
+    sys.exit(run(args, translate))
 
 
 def _have_standard_files() -> None:
@@ -49,15 +53,17 @@ def _have_standard_files() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def run(args: Sequence[str] | None = None, translate: Translation | None = None) -> int:
     """Run a command and return its exit status; an error is one line on standard error."""
     words = list(sys.argv[1:] if args is None else args)
     if isinstance(sys.stdout, TextIOWrapper):
         # As standard error does: a letter that the terminal's encoding lacks is no error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if words[:1] == ["--mount-helper"] or mount_helper.is_call(words):
-            words = mount_helper.words([word for word in words if word != "--mount-helper"])
+        if translate is None and mount_helper.is_call(words):
+            translate = mount_helper.words
+        if translate is not None:
+            words = translate(words)
         status = cli.main(words, prog_name="imagefs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -126,6 +132,7 @@ _COMMANDS = {
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
     "cache": ("cache", "Look after the cache."),
+    "completion": ("completion", "Print a shell's completion script."),
 }
 """The commands as the help lists them, each with its module of this package and what it is for.
 

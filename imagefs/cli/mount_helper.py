@@ -12,11 +12,11 @@ from typing import NoReturn
 from imagefs.errors import UsageError
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
-_WITH_VALUE = (
+WITH_VALUE = (
     *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes"),
     *("uid", "gid"),
 )
-_FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
+FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
 # Options that undo others; the last word counts.
 _OPPOSITES = {
     "exec": "noexec",
@@ -44,9 +44,9 @@ _OF_OTHERS = {
 
 def main() -> NoReturn:
     """Run as mount(8) runs its helpers."""
-    from imagefs.cli.main import run  # noqa: PLC0415
+    from imagefs.cli.main import main as run  # noqa: PLC0415
 
-    sys.exit(run(["--mount-helper", *sys.argv[1:]]))
+    run(sys.argv[1:], words)
 
 
 def is_call(args: Sequence[str]) -> bool:
@@ -83,9 +83,9 @@ def _translated(options: Sequence[str]) -> list[str]:
     for option in filter(None, options):
         name, equals, value = option.partition("=")
         long = "--" + name.replace("_", "-")
-        if equals and name in _WITH_VALUE:
+        if equals and name in WITH_VALUE:
             found.append(f"{long}={value}")
-        elif not equals and name in _FLAGS:
+        elif not equals and name in FLAGS:
             found.append(long)
         elif not equals and name in KERNEL_FLAGS:
             flags[name] = None

@@ -11,6 +11,7 @@ import click
 from imagefs.cli import output
 from imagefs.cli.options import (
     ServeOptions,
+    completed,
     engine_options,
     json_option,
     mountpoint_argument,
@@ -41,6 +42,7 @@ _WORTH_A_WORD = 256 << 20
     "--view",
     metavar="VIEW",
     help="Only this view: rootfs, layers, snapshots, or a layer by its directory's name.",
+    **completed("views"),
 )
 @click.option(
     "--all", "all_images", is_flag=True, help="Every image of an archive, each in a directory."
@@ -115,7 +117,7 @@ def _serving(source: str, mountpoint: Path, options: ServeOptions) -> Serving:
         source=source,
         mountpoint=mountpoint,
         driver=options.driver or default_driver(),
-        registry=_registry(),
+        registry=registry(),
         allow_other=options.allow_other,
         foreground=options.foreground,
         log_level=getattr(logging, options.log_level.upper()),
@@ -123,7 +125,7 @@ def _serving(source: str, mountpoint: Path, options: ServeOptions) -> Serving:
     )
 
 
-def _registry() -> Registry:
+def registry() -> Registry:
     """Return the records of this user's daemons, of which there are none without a home."""
     try:
         return Registry(default_root() / "mounts")
@@ -154,7 +156,9 @@ def _open_many() -> None:
 
 
 @click.command()
-@click.argument("mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=Path)
+@click.argument(
+    "mountpoints", nargs=-1, metavar="[MOUNTPOINT]...", type=Path, **completed("mountpoints")
+)
 @click.option("-l", "--lazy", is_flag=True, help="Detach a busy mount now; it ends when unused.")
 @click.option(
     "-a",
@@ -167,7 +171,7 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool, everything: bool) -> Non
     """Take mounts away, dead ones too."""
     if bool(mountpoints) == everything:
         raise UsageError("name the mount points, or say --all")
-    known = _registry()
+    known = registry()
     own = [Path(one.mountpoint) for one in known.mounts() if mount_registry.is_own(one.owner)]
     # Go on after a failure, and fail in the end.
     failures = []
@@ -184,7 +188,7 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool, everything: bool) -> Non
 @json_option
 def mounts(*, as_json: bool) -> None:
     """List the mounts of imagefs."""
-    found = _registry().mounts()
+    found = registry().mounts()
     if as_json:
         output.show_json([asdict(one) for one in found])
         return

@@ -40,6 +40,18 @@ class ServeOptions:
     gid: int | None = None
 
 
+def completed(kind: str) -> dict[str, Any]:
+    """Return the argument of click's that has a shell complete a value, by the module for that."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from imagefs.cli import completion  # noqa: PLC0415
+
+        found: list[Any] = getattr(completion, kind)(ctx, param, incomplete)
+        return found
+
+    return {"shell_complete": complete}
+
+
 def _group(name: str, value: type, *options: Decorator) -> Decorator:
     """Return a decorator for these options, of which those that `value` has come as `name`."""
     own = {field.name for field in fields(value)}
@@ -126,14 +138,16 @@ serve_options = _group(
         help="Show all files as this group's.",
     ),
 )
+
 view_option = click.option(
     "--view",
     default="rootfs",
     show_default=True,
     metavar="VIEW",
     help="What to look into: rootfs, snapshots/NN or layers/NN.",
+    **completed("views"),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-source_argument = click.argument("source")
+source_argument = click.argument("source", **completed("sources"))
 # Not click.Path, which looks at the path: a dead mount fails then, and one that hangs, hangs.
-mountpoint_argument = click.argument("mountpoint", type=Path)
+mountpoint_argument = click.argument("mountpoint", type=Path, **completed("directories"))

@@ -39,7 +39,7 @@ def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Non
     # Not printed by the console itself, which makes an error of a reader that has gone.
     with console.capture() as printed:
         console.print(table)
-    sys.stdout.write(printed.get())
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
 
 
 def show_lines(lines: Iterable[str]) -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from imagefs.cli import output
-from imagefs.cli.options import json_option, looking_options, source_argument, source_options
+from imagefs.cli.options import (
+    completed,
+    json_option,
+    looking_options,
+    source_argument,
+    source_options,
+)
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, ImagefsError
 from imagefs.host.files import NoHomeError
@@ -102,7 +108,7 @@ def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", **completed("sources"))
 @source_options
 def fetch(images: tuple[str, ...], options: SourceOptions, *, quiet: bool) -> None:
     """Fetch images into the cache, to mount them quickly later."""

@@ -21,7 +21,7 @@ from imagefs.host.mount_point import MountPoint
 
 _log = logging.getLogger(__name__)
 _OURS = {fuse_mount.FSTYPE}
-_PATIENCE = 2.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
+_PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_words, help="contestants, by parts of their names")
     parser.add_argument("--rows", type=_words, help="works of the suite read, by key")
     parser.add_argument(
-        "--publish", action="store_true", help="report into README.md and .github/ as well"
+        "--publish",
+        action="store_true",
+        help="report into README.md beside the code and .github/ as well",
     )
     parser.add_argument(
         "--imagefs", type=Path, default=own_imagefs(), help="the program to measure"

@@ -29,7 +29,7 @@ _TITLES = {
 
 
 def run(plan: Plan) -> None:
-    """Write the report and the chart; to publish means into the checkout's README as well."""
+    """Write the report and the chart; to publish means into the checkout as well."""
     results = {suite: plan.space.kept(suite) for suite in _SUITES}
     there = {suite: kept for suite, kept in results.items() if kept}
     text = "\n\n".join(_parts(there)) + "\n"
@@ -165,17 +165,18 @@ def _draw(results: dict[str, Any], chart: Path, programs: Programs) -> bool:
 
 def _publish(text: str, chart: Path | None) -> None:
     checkout = Path(__file__).parents[2]
-    readme = checkout / "README.md"
+    readme = Path(__file__).with_name("README.md")
     content = readme.read_text()
     start, end = (content.find(mark) for mark in _README_MARKS)
     if min(start, end) < 0:
-        raise BenchError(f"README.md lacks the lines {' and '.join(_README_MARKS)}")
+        raise BenchError(f"{readme} lacks the lines {' and '.join(_README_MARKS)}")
     image = ""
     if chart:
         target = checkout / _CHART
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(chart.read_bytes())
-        image = f"![What each takes, in times of the extracted tree; lower is better]({_CHART})\n\n"
+        says = "What each takes, in times of the extracted tree; lower is better"
+        image = f"![{says}](../../{_CHART})\n\n"
     head = content[: start + len(_README_MARKS[0])]
     temporary = readme.with_suffix(".part")
     temporary.write_text(f"{head}\n{image}{text}{content[end:]}")

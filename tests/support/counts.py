@@ -1,4 +1,4 @@
-"""Counts and limits that a run of the tests prints at its end, for the README's "Trust" section."""
+"""Counts and limits that a run of the tests prints at its end, for the table in tests/README.md."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What imagefs takes in at most: the limits of the code itself, as the README lists them."""
+"""What imagefs takes in at most: the limits of the code itself, as tests/README.md lists them."""
 
 from typing import NamedTuple
 

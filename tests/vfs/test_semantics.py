@@ -1,4 +1,4 @@
-"""What the merged root shows, row by row: the decisions that the README lists under "Semantics".
+"""What the merged root shows, row by row: the decisions that imagefs/vfs/README.md lists.
 
 A row gives the layers, bottom first, and the whole merged root that must come of them.
 """

@@ -1,0 +1,1 @@
+"""Manual pages, made from the commands' own help."""
