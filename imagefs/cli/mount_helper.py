@@ -14,9 +14,9 @@ from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
 WITH_VALUE = (
     *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes"),
-    *("uid", "gid"),
+    *("uid", "gid", "writable"),
 )
-FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all")
+FLAGS = ("allow_other", "keep_going", "verify", "quiet", "all", "writable")
 # Options that undo others; the last word counts.
 _OPPOSITES = {
     "exec": "noexec",

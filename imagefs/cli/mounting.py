@@ -2,8 +2,11 @@
 
 import contextlib
 import logging
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -29,15 +32,34 @@ from imagefs.mounts import registry as mount_registry
 from imagefs.mounts import serve as server
 from imagefs.mounts.registry import Registry
 from imagefs.mounts.serve import Serving, check_host, default_driver
+from imagefs.mounts.writable import serve_writable
+from imagefs.overlay import stack
+from imagefs.overlay.kept import take_up, thrown_away
 from imagefs.store.store import Store, default_root
 
 _WORTH_A_WORD = 256 << 20
 """Bytes of layers that are indexed without a word: it takes a moment."""
 
 
-@click.command()
+class _Mount(click.Command):
+    """`mount`, with an option that may have a value, which click would take the next word for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        options = [re.sub("^--writable=", "--written=", word) for word in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+@click.command(cls=_Mount)
 @source_argument
 @mountpoint_argument
+@click.option(
+    "--writable",
+    is_flag=True,
+    help="Let the root be written to; what is written goes at unmount. With --writable=DIR it is"
+    " kept there.",
+)
+@click.option("--written", type=Path, hidden=True)
 @click.option(
     "--view",
     metavar="VIEW",
@@ -57,6 +79,8 @@ def mount(
     *,
     view: str | None,
     all_images: bool,
+    writable: bool,
+    written: Path | None,
     quiet: bool,
 ) -> None:
     """Mount an image on a directory.
@@ -72,6 +96,10 @@ def mount(
         raise UsageError("--view is of one image: choose it with --image, or leave out --all")
     request = opening.SourceRequest(source, options)
     wanted = _serving(source, mountpoint, serving)
+    if writable or written is not None:
+        _check_writable(wanted, view, all_images=all_images)
+        view = "rootfs"
+        serving = _writable_as(serving)
     point = _prepare(wanted)
     store = Store()
     with reporter(quiet=quiet) as progress:
@@ -83,7 +111,36 @@ def mount(
             if sum(index_cache.blob_of(layer).length for layer in waiting) > _WORTH_A_WORD:
                 progress.phase("indexing")
             fs = image_fs(image, store.index_dir, view)
-    server.serve(lambda: owned(fs, serving.uid, serving.gid), point, wanted)
+    make = partial(owned, fs, serving.uid, serving.gid)
+    if not writable and written is None:
+        server.serve(make, point, wanted)
+        return
+    layers = [layer.diff_id for layer in image.layers]
+    if written is not None:
+        kept = take_up(written, layers, _way())
+    else:
+        kept = thrown_away(*store.lasting_workspace(), layers, _way())
+    serve_writable(make, point, wanted, kept, temporary=written is None)
+
+
+def _way() -> str:
+    return stack.TRUSTED if os.geteuid() == 0 else stack.FUSE
+
+
+def _check_writable(serving: Serving, view: str | None, *, all_images: bool) -> None:
+    if all_images or view not in (None, "rootfs"):
+        raise UsageError("--writable is of an image's rootfs: leave out --view and --all")
+    if serving.foreground:
+        raise UsageError("--writable leaves a daemon behind: leave out --foreground")
+    if os.geteuid() != 0:
+        stack.program()
+
+
+def _writable_as(options: ServeOptions) -> ServeOptions:
+    """An ordinary user owns all files: what belongs to others could not be written."""
+    if os.geteuid() == 0:
+        return options
+    return replace(options, uid=os.geteuid(), gid=os.getegid())
 
 
 @click.command(short_help="Show all images of the engine as directories.")

@@ -5,6 +5,7 @@ since neither makes sense with another one. Held by a lock as long as anybody wr
 may call it.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,12 +18,11 @@ from imagefs.overlay import stack
 
 _RECORD = "imagefs.json"
 _MOST = 1 << 20
-FUSE = "fuse-overlayfs"
-"""The way of fuse-overlayfs, beside stack.TRUSTED and stack.USER."""
+_TRIES = 3
 _WAYS = {
     stack.TRUSTED: "by root, or with `mount --writable` as root",
     stack.USER: "by `imagefs run` as an ordinary user",
-    FUSE: "by `imagefs mount --writable` as an ordinary user",
+    stack.FUSE: "by `imagefs mount --writable` as an ordinary user",
 }
 
 
@@ -66,6 +66,30 @@ def take_up(path: Path, layers: Sequence[str], way: str) -> Kept:
     return Kept(path.resolve(), fd, record)
 
 
+def thrown_away(path: Path, fd: int, layers: Sequence[str], way: str) -> Kept:
+    """Return a new directory, held by a descriptor of it, as one that will not be taken up."""
+    with host_errors(path):
+        _write(path, Record(tuple(layers), way))
+        stack.make(path)
+    return Kept(path, fd, Record(tuple(layers), way))
+
+
+def remove(path: Path) -> None:
+    """Remove a directory of changes, also what those who wrote it have closed to themselves."""
+
+    import shutil  # noqa: PLC0415 - few have something to remove
+
+    def open_up(_function: object, failed: str, _error: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(failed), 0o700)
+            os.chmod(failed, 0o700)
+
+    for _ in range(_TRIES):
+        shutil.rmtree(path, onerror=open_up)
+        if not path.exists():
+            return
+
+
 def open_kept(path: Path) -> Kept:
     """Return a directory of changes to read, whoever may be writing to it; UsageError if none."""
     with host_errors(path):
@@ -84,8 +108,7 @@ def _claim(path: Path, fd: int, record: Record) -> None:
     if found is None:
         if os.listdir(path):
             raise UsageError(f"{path}: holds something else; name an empty or a new directory")
-        content = json.dumps(asdict(record)).encode()
-        write_atomic(path / _RECORD, content, path / f"{_RECORD}.{os.getpid()}")
+        _write(path, record)
     elif found.layers != record.layers:
         raise UsageError(f"{path}: was written on top of another image; name another directory")
     elif found.way != record.way:
@@ -93,6 +116,11 @@ def _claim(path: Path, fd: int, record: Record) -> None:
             f"{path}: was written {_WAYS.get(found.way, found.way)}, which cannot be gone on with"
             " like this; name another directory"
         )
+
+
+def _write(path: Path, record: Record) -> None:
+    content = json.dumps(asdict(record)).encode()
+    write_atomic(path / _RECORD, content, path / f"{_RECORD}.{os.getpid()}")
 
 
 def _read(path: Path) -> Record | None:

@@ -147,7 +147,7 @@ def _become(runtime: str, plan: Plan, ready: int) -> NoReturn:
     try:
         if not os.read(ready, 1):
             os._exit(NOT_STARTED)  # whoever serves the image says why
-        stack.mount(Path("image"), Path("written"), "root", plan.way, below=Path("skeleton"))
+        stack.mount(Path("image"), Path("written"), Path("root"), plan.way, below=Path("skeleton"))
         _check_places(Path("root"))
         root = os.fspath(plan.cover / "root")
         configuration = spec(plan.container, root, plan.cover / "files")
