@@ -126,6 +126,7 @@ _COMMANDS = {
     "unmount": ("mounting", "Take mounts away, dead ones too."),
     "mounts": ("mounting", "List the mounts of imagefs."),
     "run": ("run", "Run a command of an image."),
+    "changes": ("changes", "Show what was written on top of an image."),
     "ls": ("look", "List what is in an image, without a mount."),
     "cat": ("look", "Write files of an image to standard output."),
     "layers": ("sources", "List an image's layers, bottom to top."),

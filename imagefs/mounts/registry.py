@@ -75,7 +75,7 @@ class Registry:
     def add(
         self, source: str, point: MountPoint, pid: int | None = None, **written: Any
     ) -> Path | None:
-        """Record that a process, if none other then this one, serves a mount; return the record.
+        """Record that a process, if none other than this one, serves a mount; return the record.
 
         It is to be removed at the end. `written` are Record's fields of a mount that can be.
         """
@@ -121,6 +121,8 @@ class Registry:
             self._unmount(Path(record.below), lazy=lazy)
         if record.temporary:
             kept.remove(Path(record.changes))
+        # Its daemon being dead, the record goes.
+        self.mounts()
 
     def _unmount(self, path: Path, *, lazy: bool) -> None:
         here = self._at(path)

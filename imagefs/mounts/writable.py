@@ -17,9 +17,6 @@ from imagefs.mounts.serve import Serving, serve
 from imagefs.overlay import stack
 from imagefs.overlay.kept import Kept
 
-_IMAGE = "image"
-"""Where the image itself is mounted, in the directory of changes."""
-
 
 def serve_writable(
     make: Callable[[], FileSystem],
@@ -33,7 +30,7 @@ def serve_writable(
 
     What is written goes into `kept`, which goes with the mount where it is `temporary`.
     """
-    place = kept.path / _IMAGE
+    place = kept.path / stack.IMAGE
     place.mkdir(mode=0o700, exist_ok=True)
     pid = serve(make, hold(place), replace(serving, mountpoint=place))
     try:
@@ -61,9 +58,9 @@ def _lay_on(point: MountPoint, serving: Serving, kept: Kept) -> None:
     try:
         if kept.record.way == stack.FUSE:
             options = [*serving.flags, *(["allow_other"] if serving.allow_other else [])]
-            stack.mount_by_program(Path(_IMAGE), Path(), point.path, options)
+            stack.mount_by_program(Path(stack.IMAGE), Path(), point.path, options)
         else:
             flags = sum(KERNEL_FLAGS[one] for one in set(serving.flags))
-            stack.mount(Path(_IMAGE), Path(), point.anchor, kept.record.way, flags=flags)
+            stack.mount(Path(stack.IMAGE), Path(), point.anchor, kept.record.way, flags=flags)
     finally:
         os.chdir(before)

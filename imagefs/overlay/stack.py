@@ -1,7 +1,8 @@
 """An overlay on top of a mounted image, whose writes go into a directory of two parts.
 
 Owns overlayfs's options and the layout of that directory: `upper`, where what was written lies,
-and `work`, which is overlayfs's own. Stateless, for any thread.
+`work`, which is overlayfs's own, and `image`, where a mount has the image meanwhile. Stateless,
+for any thread.
 """
 
 import errno
@@ -12,7 +13,7 @@ from pathlib import Path
 from imagefs.errors import HostError, MountError
 from imagefs.host import libc
 
-UPPER, WORK = "upper", "work"
+UPPER, WORK, IMAGE = "upper", "work", "image"
 TRUSTED, USER, FUSE = "trusted", "user", "fuse-overlayfs"
 """Ways: by which extended attributes overlayfs keeps what it knows, the user's in a user namespace;
 or by fuse-overlayfs, which keeps it in its own."""
