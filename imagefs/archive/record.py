@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self
@@ -78,7 +79,7 @@ class SpooledFiles:
         for _ in range(MAX_LINKS):
             if path in self._small:
                 offset, length = self._small[path]
-                return ArchiveFile(Blob(self._record.path, offset, length))
+                return ArchiveFile(replace(self._record, offset=offset, length=length))
             if path in self._large:
                 digest, damage = self._large[path]
                 blob = self._store.layer(digest)

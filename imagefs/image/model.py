@@ -22,13 +22,15 @@ class Blob:
     """A run of bytes in a file of this host: `length` bytes from `offset` on.
 
     `identity` is what the file was when it was found, by `files.identity_of`, where its name may
-    come to mean another one: such a blob is only ever opened by `files.open_blob`.
+    come to mean another one: such a blob is only ever opened by `files.open_blob`. `digest` is the
+    whole file's where it is the store's, which nobody writes to, so that it is the same for good.
     """
 
     path: Path
     offset: int
     length: int
     identity: tuple[int, int, int] | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ class Store:
             except (CorruptArchive, FileNotFoundError):
                 return None
             self._claim([diff_id])
-        return Blob(path, 0, size)
+        return Blob(path, 0, size, digest=diff_id)
 
     def discard_layers(self, diff_ids: Iterable[str]) -> None:
         """Remove layers that are not whole, so that they are brought in anew when next wanted."""

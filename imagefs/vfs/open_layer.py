@@ -44,7 +44,7 @@ class OpenLayer:
         self.index = index
         self._base = blob.offset
         self._length = blob.length
-        self._watched = not layer.stored
+        self._watched = not (layer.stored or blob.digest)
         self._maps = maps
         self._serial = next(_serials)
         with host_errors(blob.path):

@@ -1,6 +1,7 @@
 """The index on disk: made once, found again, and never believed when it is not what was written."""
 
 import errno
+import gzip
 import os
 import shutil
 import threading
@@ -16,8 +17,11 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.image.model import Blob, Image, Layer
 from imagefs.index import cache as index_cache
 from imagefs.index import reader, rows
+from imagefs.store.store import Store
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from tests.support.headers import END, file
+from tests.support.opening import opened
+from tests.support.saved import docker_save
 from tests.support.tars import File, Hard, Sym, image_of, layer, paths, read, shown
 
 TREE = {
@@ -111,6 +115,21 @@ def test_a_stored_layer_is_known_by_its_digest_alone(tmp_path: Path, indexes: Pa
     )
     assert index_cache.key_of(one) == index_cache.key_of(two)
     assert index_cache.key_of(one) != index_cache.key_of(Layer("sha256:2", one.blob, stored=True))
+
+
+def test_an_archive_in_the_store_is_indexed_once(tmp_path: Path) -> None:
+    """Layers of a compressed archive lie in a file of the store, whose times tell of its use."""
+    (tmp_path / "app.tar.gz").write_bytes(gzip.compress(docker_save(layer({"a": "x"}))))
+    store = Store(tmp_path / "cache")
+    keys = []
+    for _ in range(3):
+        image = opened(tmp_path / "app.tar.gz", store)
+        assert read(image_fs(image, store.index_dir), "rootfs/a") == b"x"
+        keys += [index_cache.key_of(one) for one in image.layers]
+        assert image.layers[0].blob is not None
+        os.utime(image.layers[0].blob.path, ns=(1, image.layers[0].blob.path.stat().st_mtime_ns))
+    assert len(set(keys)) == 1
+    assert len(list(store.index_dir.glob("*.idx"))) == 1
 
 
 def test_a_changed_archive_is_indexed_anew(image: Image, indexes: Path) -> None:
