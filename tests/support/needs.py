@@ -1,7 +1,7 @@
 """What this machine must have for a test: found, or else the test skips with the reason.
 
-Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,run`), the test fails instead,
-so that a machine that is meant to run everything cannot quietly run less.
+Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,run,overlay`), the test fails
+instead, so that a machine that is meant to run everything cannot quietly run less.
 """
 
 import os
