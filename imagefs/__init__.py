@@ -3,6 +3,7 @@
 # The typing module takes longer to load than all else that starts.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from imagefs.scanning.scan import scan as scan
     from imagefs.tree.tree import open_image as open_image
 
 __version__ = "0.1.0"
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> object:
         from imagefs.tree.tree import open_image  # noqa: PLC0415
 
         return open_image
+    if name == "scan":
+        from imagefs.scanning.scan import scan  # noqa: PLC0415
+
+        return scan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

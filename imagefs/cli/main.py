@@ -60,7 +60,7 @@ def run(args: Sequence[str] | None = None, translate: Translation | None = None)
         # As standard error does: a letter that the terminal's encoding lacks is no error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if translate is None and mount_helper.is_call(words):
+        if translate is None and mount_helper.is_call(words, _COMMANDS):
             translate = mount_helper.words
         if translate is not None:
             words = translate(words)
@@ -132,6 +132,7 @@ _COMMANDS = {
     "layers": ("sources", "List an image's layers, bottom to top."),
     "inspect": ("sources", "Show what a source holds."),
     "fetch": ("sources", "Fetch images into the cache, to mount them quickly later."),
+    "scan": ("scan", "Search or catalogue many images, each layer once."),
     "cache": ("cache", "Look after the cache."),
     "completion": ("completion", "Print a shell's completion script."),
 }

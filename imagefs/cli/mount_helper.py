@@ -6,7 +6,7 @@ OPTIONS`) or a program called /sbin/mount.fuse.imagefs, with the words `SOURCE M
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from imagefs.errors import UsageError
@@ -49,9 +49,14 @@ def main() -> NoReturn:
     run(sys.argv[1:], words)
 
 
-def is_call(args: Sequence[str]) -> bool:
-    """Tell whether these are a mount helper's words rather than a command of ours."""
-    return len(args) >= 4 and not args[0].startswith("-") and args[2] == "-o"
+def is_call(args: Sequence[str], commands: Collection[str]) -> bool:
+    """Tell whether these are a mount helper's words rather than one of our commands.
+
+    `imagefs export SOURCE -o FILE` looks the same, but for what mount(8) says each time.
+    """
+    if len(args) < 4 or args[0].startswith("-") or args[2] != "-o":
+        return False
+    return args[0] not in commands or not {"rw", "ro"}.isdisjoint(args[3].split(","))
 
 
 def words(args: Sequence[str]) -> list[str]:

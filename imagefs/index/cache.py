@@ -18,7 +18,7 @@ from imagefs.index import rows
 from imagefs.index.reader import Index, layer_bytes
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import Executor
 
 _THREADS_EACH, _DESCRIPTORS_EACH = 3, 10
 """What an executor of processes takes for itself, and something to spare."""
@@ -123,7 +123,7 @@ class Indexer:
 
     def __init__(self, index_dir: Path) -> None:
         self._index_dir = index_dir
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Executor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -156,11 +156,16 @@ def _processors() -> int:
     return os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
 
 
-def _processes(count: int) -> "ProcessPoolExecutor":
-    """Return that many processes, which end with this one: outliving it they held its locks."""
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
-    from multiprocessing import get_context  # noqa: PLC0415
+def _processes(count: int) -> "Executor":
+    """Return that many processes, which end with this one: outliving it they held its locks.
 
+    A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    """
+    from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
+    from multiprocessing import current_process, get_context  # noqa: PLC0415
+
+    if current_process().daemon:
+        return ThreadPoolExecutor(1)
     _check_room(count)
     return ProcessPoolExecutor(count, get_context("fork"), processes.end_with, (os.getpid(),))
 

@@ -183,22 +183,32 @@ class MergedView(View):
             counts.keep(key, count, _KEY)
         return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target
 
+    def shows(self, inode: Place) -> bool:
+        """Tell whether any name of an inode is visible, be it of its own layer or of one above."""
+        return any(map(self._is_visible, self._own_names(inode) + self._links_to(inode)))
+
     def _count(self, inode: Place, nlink: int) -> int:
         """Return how many names of an inode show, or, if it has too many, how many there are."""
-        layer, number = inode
-        position = self._pile.places
-        links = [
-            link for link in self._links.to(inode) if position[link[0]] <= position[self.layer]
-        ]
+        links = self._links_to(inode)
         if nlink + len(links) > MAX_COUNTED:
             return nlink + len(links)
+        return sum(map(self._is_visible, self._own_names(inode) + links))
+
+    def _own_names(self, inode: Place) -> list[Place]:
+        """Return the rows of its own layer that name an inode."""
+        layer, number = inode
         index = self._pile.indexes[layer]
-        names = [
+        return [
             (layer, at)
             for at in index.same_inode(number)
             if not (index.row(at).flags & rows.FOREIGN and self._links.target((layer, at)))
         ]
-        return sum(map(self._is_visible, names + links))
+
+    def _links_to(self, inode: Place) -> list[Place]:
+        """Return the rows of layers above its own, up to this view's, that name an inode."""
+        position = self._pile.places
+        last = position[self.layer]
+        return [link for link in self._links.to(inode) if position[link[0]] <= last]
 
     def _is_visible(self, place: Place) -> bool:
         layer, number = place

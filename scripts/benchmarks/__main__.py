@@ -7,7 +7,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import agreement, archives, hostile, readiness, reading, report, running, transfers
+from benchmarks import (
+    agreement,
+    archives,
+    hostile,
+    readiness,
+    reading,
+    report,
+    running,
+    scanning,
+    transfers,
+)
 from benchmarks.contestants import Contestant, Programs, own_imagefs
 from benchmarks.host import BenchError, call, say
 from benchmarks.peers import EVERYBODY
@@ -21,6 +31,10 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "fetch": ("imagefs fetch beside docker save -o", transfers.fetch),
     "unpack": ("first mount of gzip and zstd archives beside pigz and zstd", transfers.decompress),
     "run": ("a command of a small image, beside podman run", running.run),
+    "scan": (
+        "a search of twenty images that share layers, beside the ways around it",
+        scanning.run,
+    ),
     "hostile": ("small archives that are made to cost much, mounted and listed", hostile.run),
     "report": ("tables and a chart of what the suites left", report.run),
 }

@@ -59,7 +59,7 @@ def one_big_file(space: Workspace) -> Path:
     def make(path: Path) -> None:
         layer = path.with_suffix(".0")
         with open(layer, "wb") as out:
-            out.write(_header("data", b"5", 0o755, 0) + _header(BIG_FILE, b"0", 0o644, BIG_BYTES))
+            out.write(header("data", b"5", 0o755, 0) + header(BIG_FILE, b"0", 0o644, BIG_BYTES))
             for piece in _noise(BIG_BYTES):
                 out.write(piece)
             out.write(bytes(1024))
@@ -83,9 +83,9 @@ def _write_small_files(path: Path, layer: int, count: int) -> None:
                 f"tree{layer}/d{number // (_PER_DIRECTORY * 50)}/e{number // _PER_DIRECTORY}"
             )
             if number % _PER_DIRECTORY == 0:
-                out.write(_header(directory, b"5", 0o755, 0))
+                out.write(header(directory, b"5", 0o755, 0))
             content = f"file {number} of layer {layer}\n".encode() * (1 + number % 16)
-            out.write(_header(f"{directory}/file-{number}.txt", b"0", 0o644, len(content)))
+            out.write(header(f"{directory}/file-{number}.txt", b"0", 0o644, len(content)))
             out.write(content + bytes(-len(content) % 512))
         out.write(bytes(1024))
 
@@ -97,39 +97,39 @@ def hard_layer(path: Path, kind: str, count: int) -> None:
         if kind == "times in nanoseconds":
             # It holds for all members after it.
             said = b"%d mtime=%d.123456789\n" % (30, _EPOCH)
-            out.write(_header("pax", b"g", 0o644, len(said)) + said.ljust(512, b"\0"))
+            out.write(header("pax", b"g", 0o644, len(said)) + said.ljust(512, b"\0"))
         for number in range(count):
             out.write(member(number))
         out.write(bytes(1024))
 
 
 def _file(number: int, owner: int = 0) -> bytes:
-    return _header(f"d/file-{number:08}", b"0", 0o644, 0, owner=owner)
+    return header(f"d/file-{number:08}", b"0", 0o644, 0, owner=owner)
 
 
 def _hard_link(number: int) -> bytes:
     target = number & ~1
     if number == target:
         return _file(number)
-    return _header(f"d/link-{number:08}", b"1", 0o644, 0, target=f"d/file-{target:08}")
+    return header(f"d/link-{number:08}", b"1", 0o644, 0, target=f"d/file-{target:08}")
 
 
 def _directory(number: int) -> bytes:
-    return _header(f"d-{number:08}", b"5", 0o755, 0)
+    return header(f"d-{number:08}", b"5", 0o755, 0)
 
 
 def _directory_or_file(number: int) -> bytes:
     if number % 2:
-        return _header(f"d-{number - 1:08}/file", b"0", 0o644, 0)
+        return header(f"d-{number - 1:08}/file", b"0", 0o644, 0)
     return _directory(number)
 
 
 def _symbolic_link(number: int) -> bytes:
-    return _header(f"d/link-{number:08}", b"2", 0o777, 0, target=f"../some/where/file-{number:08}")
+    return header(f"d/link-{number:08}", b"2", 0o777, 0, target=f"../some/where/file-{number:08}")
 
 
 HARD: dict[str, Callable[[int], bytes]] = {
-    "names of 80 bytes": lambda number: _header(f"d/{number:080}", b"0", 0o644, 0),
+    "names of 80 bytes": lambda number: header(f"d/{number:080}", b"0", 0o644, 0),
     "symbolic links": _symbolic_link,
     "files and hard links to them": _hard_link,
     "directories": _directory,
@@ -140,7 +140,7 @@ HARD: dict[str, Callable[[int], bytes]] = {
 """Kinds of members of `hard_layer`: the header of each by its number."""
 
 
-def _header(
+def header(
     name: str, kind: bytes, mode: int, size: int, *, owner: int = 0, target: str = ""
 ) -> bytes:
     """Return a ustar header (POSIX.1-1988); tarfile would take minutes for millions."""

@@ -1,0 +1,1 @@
+"""Many images, of which each layer is read once."""
