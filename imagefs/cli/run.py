@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from imagefs.cli.options import source_argument, source_options
+from imagefs.cli.options import completed, source_argument, source_options
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import ImagefsError, RunError, UsageError
 from imagefs.image import runtime
@@ -44,9 +44,19 @@ _MOST_OF_PASSWD = 4 << 20
 )
 @click.option("--read-only", is_flag=True, help="Let nothing be written to the root.")
 @click.option(
-    "--keep", type=Path, metavar="DIR", help="Keep what is written, and go on from there."
+    "--keep",
+    type=Path,
+    metavar="DIR",
+    help="Keep what is written, and go on from there.",
+    **completed("directories"),
 )
-@click.option("--network", type=click.Choice(["host", "none"]), default="host", show_default=True)
+@click.option(
+    "--network",
+    type=click.Choice(["host", "none"]),
+    default="host",
+    show_default=True,
+    help="Share the host's network, or have none.",
+)
 @click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Give it a terminal; passes input on.")
 @source_options
