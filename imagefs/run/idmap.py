@@ -74,7 +74,7 @@ def of_caller() -> IdMap:
     uid, gid = os.geteuid(), os.getegid()
     uids, gids = [Range(0, uid, 1)], [Range(0, gid, 1)]
     if all(_helper(name) for name in _HELPERS):
-        more = _subordinate(SUBUID, uid), _subordinate(SUBGID, uid)
+        more = subordinate(SUBUID, uid), subordinate(SUBGID, uid)
         if all(more):
             return IdMap((*uids, *more[0]), (*gids, *more[1]))
     return IdMap(tuple(uids), tuple(gids))
@@ -86,7 +86,7 @@ def _present(name: str) -> tuple[Range, ...]:
     return tuple(Range(inside, inside, length) for inside, _, length in fields)
 
 
-def _subordinate(path: Path, uid: int) -> tuple[Range, ...]:
+def subordinate(path: Path, uid: int) -> tuple[Range, ...]:
     """Return the ranges that a file like /etc/subuid gives a user, by name or number: subuid(5)."""
     try:
         text = path.read_text(errors="replace")

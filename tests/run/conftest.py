@@ -50,3 +50,11 @@ def user(request: pytest.FixtureRequest, world: World) -> User:
     found = getattr(world, request.param)
     assert isinstance(found, User)
     return found
+
+
+@pytest.fixture(params=["root", "poor"])
+def someone(request: pytest.FixtureRequest, world: World) -> User:
+    """Be root, and somebody who has nothing."""
+    found = getattr(world, request.param)
+    assert isinstance(found, User)
+    return found

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from imagefs.run import idmap
 from imagefs.run.idmap import IdMap, Range
 from tests.run.conftest import World
@@ -12,29 +10,29 @@ from tests.support.runnable import busybox
 
 LINES = """# a comment
 somebody:100000:65536
-{uid}:200000:10
+0:200000:10
 root:300000:5
-{uid}:x:5
-{uid}:1:0
-{uid}:4294967290:10
-{uid}:400000:3:4
+0:x:5
+0:1:0
+0:4294967290:10
+0:400000:3:4
 """
 
 
-def test_ranges_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_follow_each_other(tmp_path: Path) -> None:
     """All ranges of a user count, by name or number, and lines that make no sense do not."""
-    files = tmp_path / "subuid", tmp_path / "subgid"
-    for file in files:
-        file.write_text(LINES.format(uid=os.geteuid()))
-    monkeypatch.setattr(idmap, "SUBUID", files[0])
-    monkeypatch.setattr(idmap, "SUBGID", files[1])
-    monkeypatch.setattr(idmap, "_helper", lambda name: name)
-    own = Range(0, os.geteuid(), 1)
-    assert idmap.of_caller().uids == (own, Range(1, 200_000, 10), Range(11, 300_000, 5))
-    assert idmap.of_caller().has(15, 15)
-    assert not idmap.of_caller().has(16, 0)
-    files[1].unlink()
-    assert idmap.of_caller().root_alone, "uids without gids are of no use"
+    file = tmp_path / "subuid"
+    file.write_text(LINES)
+    assert idmap.subordinate(file, 0) == (Range(1, 200_000, 10), Range(11, 300_000, 5))
+    assert idmap.subordinate(file, 12_345) == ()
+    assert idmap.subordinate(tmp_path / "none", 0) == ()
+
+
+def test_root_has_the_ids_that_there_are() -> None:
+    """Root of the machine has all ids, and is told from root of a namespace by that."""
+    if os.geteuid() == 0:
+        assert idmap.of_caller().has(2**31, 2**31)
+        assert not idmap.of_caller().root_alone
 
 
 def test_whom_a_map_has() -> None:

@@ -97,14 +97,6 @@ class Terminal:
         os.close(self.theirs)
 
 
-@pytest.fixture(params=["root", "poor"])
-def someone(request: pytest.FixtureRequest, world: World) -> User:
-    """Be root, and somebody who has nothing."""
-    found = getattr(world, request.param)
-    assert isinstance(found, User)
-    return found
-
-
 def test_a_terminal_of_its_own(someone: User) -> None:
     """With -t the command has a terminal, of our window's size; keys and sizes reach it."""
     script = f"tty; stty size; {TRAPS}"
@@ -160,8 +152,13 @@ def children(pid: int) -> list[int]:
     return list(map(int, text.split()))
 
 
-@pytest.mark.parametrize("victim", ["outer", "between", "daemon", "runtime", "command"])
-@pytest.mark.parametrize("with_keep", [False, True])
+@pytest.mark.parametrize(
+    ("victim", "with_keep"),
+    [
+        *((one, False) for one in ("outer", "between", "daemon", "runtime", "command")),
+        *((one, True) for one in ("outer", "daemon")),
+    ],
+)
 def test_nothing_is_left(someone: User, victim: str, *, with_keep: bool) -> None:
     """Whoever is killed, all others end, and no mount and no file stays."""
     keep = ["--keep", str(someone.home / f"kept-{victim}")] if with_keep else []
@@ -192,7 +189,8 @@ def test_nothing_is_left(someone: User, victim: str, *, with_keep: bool) -> None
     assert soon(lambda: not left(someone, mark), 30), left(someone, mark)
     expected = {"outer": -9, "runtime": 137, "command": 137}
     assert status == expected.get(victim, 125)
-    assert err.decode().count("\n") == (status == 125)
+    # The command may have had to do without its root for a moment, and say so.
+    assert err.decode().count("imagefs: ") == (status == 125)
     mounts, files = state(someone)
     assert mounts == before[0]
     assert {path for path in files - before[1] if f"kept-{victim}" not in path.parts} == set()

@@ -117,20 +117,20 @@ def test_owners(world: World) -> None:
 
 
 @pytest.mark.parametrize("case", OWN_STATUSES)
-def test_status(user: User, case: str) -> None:
+def test_status(someone: User, case: str) -> None:
     """The command's own status passes through; where it did not come to run, docker run's."""
     words, status = OWN_STATUSES[case]
-    done = run(user, "IMAGE", *words)
+    done = run(someone, "IMAGE", *words)
     assert done.status == status
     assert done.err.count("\n") == (status > 7)
 
 
-def test_streams(user: User) -> None:
+def test_streams(someone: User) -> None:
     """Input comes if it is asked for, output goes where it should."""
     script = "tr a-z A-Z; echo wrong >&2"
-    done = run(user, "-i", "IMAGE", "sh", "-c", script, stdin=b"some words")
+    done = run(someone, "-i", "IMAGE", "sh", "-c", script, stdin=b"some words")
     assert (done.out, done.err) == ("SOME WORDS", "wrong\n")
-    assert run(user, "IMAGE", "sh", "-c", script, stdin=b"some words").out == ""
+    assert run(someone, "IMAGE", "sh", "-c", script, stdin=b"some words").out == ""
 
 
 def test_nothing_is_written(user: User) -> None:
@@ -143,33 +143,33 @@ def test_nothing_is_written(user: User) -> None:
     assert state(user) == before
 
 
-def test_read_only(user: User) -> None:
+def test_read_only(someone: User) -> None:
     """With --read-only the root cannot be written, memory elsewhere can."""
-    done = run(user, "--read-only", "IMAGE", "sh", "-c", "echo x >/dev/shm/x; echo x >/x")
+    done = run(someone, "--read-only", "IMAGE", "sh", "-c", "echo x >/dev/shm/x; echo x >/x")
     assert done.status == 1
     assert "Read-only file system" in done.err
 
 
-def test_volumes(user: User) -> None:
+def test_volumes(someone: User) -> None:
     """Paths of the host show where they should, are written if they may, in no other place."""
-    shared = user.directory(f"shared-{user.home.name}")
-    assert user.run("sh", "-c", 'echo host >"$1/f"', "sh", shared).status == 0
+    shared = someone.directory(f"shared-{someone.home.name}")
+    assert someone.run("sh", "-c", 'echo host >"$1/f"', "sh", shared).status == 0
     words = ("-v", f"{shared}:/a/b", "-v", f"{shared}/f:/etc/passwd:ro", "-v", f"{shared}:/ro:ro")
     script = "cat /etc/passwd; echo x >/a/b/new; echo y >/ro/no; echo z >/etc/passwd"
-    done = run(user, *words, "IMAGE", "sh", "-c", script)
+    done = run(someone, *words, "IMAGE", "sh", "-c", script)
     assert done.out == "host\n"
     assert done.err.count("Read-only file system") == 2
-    assert sorted(user.run("ls", shared).out.split()) == ["f", "new"]
-    assert user.run("stat", "-c", "%u", shared / "new").out == user.run("id", "-u").out
-    assert user.run("rm", "-r", shared).status == 0
+    assert sorted(someone.run("ls", shared).out.split()) == ["f", "new"]
+    assert someone.run("stat", "-c", "%u", shared / "new").out == someone.run("id", "-u").out
+    assert someone.run("rm", "-r", shared).status == 0
 
 
-def test_network(user: User) -> None:
+def test_network(someone: User) -> None:
     """The network is the host's, or none at all."""
     devices = "ls /sys/class/net; cat /proc/net/dev | wc -l"
-    assert out(user, "--network", "none", "IMAGE", "sh", "-c", devices).split() == ["lo", "3"]
+    assert out(someone, "--network", "none", "IMAGE", "sh", "-c", devices).split() == ["lo", "3"]
     ours = sorted(os.listdir("/sys/class/net"))
-    assert out(user, "IMAGE", "sh", "-c", devices).split()[:-1] == ours
+    assert out(someone, "IMAGE", "sh", "-c", devices).split()[:-1] == ours
 
 
 def test_keep(user: User) -> None:
@@ -201,48 +201,48 @@ def test_owners_on_the_disk(world: World) -> None:
     assert (status.st_uid, status.st_gid) == (SUBORDINATE + 99, SUBORDINATE + 100)
 
 
-def test_two_at_once(user: User) -> None:
+def test_two_at_once(someone: User) -> None:
     """Runs do not see each other; a directory of changes is one run's at a time."""
-    archive = user.file("image.tar", busybox())
-    words = user.command("run", "-q", "-i", "--keep", user.home / "one", archive, "cat")
-    first = user.start(*words)
+    archive = someone.file("image.tar", busybox())
+    words = someone.command("run", "-q", "-i", "--keep", someone.home / "one", archive, "cat")
+    first = someone.start(*words)
     try:
         assert first.stdin is not None
         assert first.stdout is not None
         first.stdin.write(b"up\n")
         first.stdin.flush()
         assert first.stdout.readline() == b"up\n"
-        second = run(user, "--keep", user.home / "one", "IMAGE", "true")
+        second = run(someone, "--keep", someone.home / "one", "IMAGE", "true")
         assert (second.status, second.err.count("\n")) == (125, 1)
         assert "somebody is writing to it" in second.err
-        assert " cat\n" not in out(user, "IMAGE", "ps")
+        assert " cat\n" not in out(someone, "IMAGE", "ps")
     finally:
         first.communicate(timeout=30)
     assert first.returncode == 0
 
 
-def test_python(user: User) -> None:
+def test_python(someone: User) -> None:
     """An image of Python runs its entry point, by its interpreter and its libraries alone."""
-    archive = user.file("python.tar", python())
-    done = user.imagefs("run", "-q", archive, "print(6 * 7, __import__('os').getpid())")
+    archive = someone.file("python.tar", python())
+    done = someone.imagefs("run", "-q", archive, "print(6 * 7, __import__('os').getpid())")
     assert (done.status, done.out, done.err) == (0, "42 1\n", "")
 
 
-def test_refused(user: User) -> None:
+def test_refused(someone: User) -> None:
     """What cannot be done is refused in one line, with docker run's status."""
-    archive = user.file("image.tar", busybox())
-    empty = user.file("empty.tar", busybox(Cmd=[]))
+    archive = someone.file("image.tar", busybox())
+    empty = someone.file("empty.tar", busybox(Cmd=[]))
     refused: dict[tuple[str | Path, ...], str] = {
         (empty,): "say what to run",
         ("-u", "nobody", archive): "no such user",
         ("-v", "/no/such:/x", archive): "no such file",
         ("-t", archive): "needs a terminal",
         ("-i", "-"): "standard input is the archive",
-        (user.home / "no.tar",): "No such file",
+        (someone.home / "no.tar",): "No such file",
         ("-w", "/etc/passwd", archive): "Not a directory",
     }
     for words, says in refused.items():
-        done = user.imagefs("run", "-q", *words)
+        done = someone.imagefs("run", "-q", *words)
         assert (done.status, done.out, done.err.count("\n")) == (125, "", 1), done
         assert says in done.err
 
