@@ -95,13 +95,11 @@ def write_layer(place: Place, target: str) -> None:
 
 def _owner_of(kept: Kept) -> Callable[[int], int]:
     """Be who may read all; return what turns the files' owners into those that were meant."""
-    me = os.geteuid()
+    whose = kept.path.stat()
     if kept.record.way == stack.FUSE:
-        return lambda number: 0 if number in (me, os.getegid()) else number
-    if kept.record.way == stack.USER and me != 0:
+        return lambda number: 0 if number in (whose.st_uid, whose.st_gid) else number
+    if kept.record.way == stack.USER and os.geteuid() != 0:
         idmap.enter(idmap.of_caller())
-    elif kept.record.way == stack.USER and kept.path.stat().st_uid != me:
-        raise UsageError(
-            f"{kept.path}: belongs to uid {kept.path.stat().st_uid}, who alone may look"
-        )
+    elif kept.record.way == stack.USER and whose.st_uid != 0:
+        raise UsageError(f"{kept.path}: belongs to uid {whose.st_uid}, who alone may look")
     return int

@@ -102,6 +102,10 @@ def open_kept(path: Path) -> Kept:
 
 
 def _claim(path: Path, fd: int, record: Record) -> None:
+    owner = os.fstat(fd).st_uid
+    if owner != os.geteuid():
+        # Who owns it could lead what is written anywhere, by a symbolic link.
+        raise UsageError(f"{path}: belongs to uid {owner}; name a directory of your own")
     if not try_lock(fd):
         raise HostError(f"{path}: somebody is writing to it; end that, or name another directory")
     found = _read(path)

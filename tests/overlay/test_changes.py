@@ -179,6 +179,16 @@ def test_whose_directory_it_is(tmp_path: Path) -> None:
         kept.open_kept(tmp_path)
 
 
+def test_a_strangers_directory(tmp_path: Path) -> None:
+    """Root does not write where somebody else could lead it elsewhere by a link."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(UsageError, match="belongs to uid 12345"):
+        kept.take_up(tmp_path, [], stack.TRUSTED)
+    assert os.listdir(tmp_path) == []
+
+
 def test_removal(tmp_path: Path) -> None:
     """Changes go for good, whatever modes they have."""
     held = _kept(tmp_path, stack.USER)

@@ -263,3 +263,19 @@ def test_root_of_a_namespace(world: World) -> None:
     words = world.poor.command("run", "-q", archive, "id", "-u")
     done = world.poor.run("unshare", "--user", "--map-root-user", "--mount", *words)
     assert (done.status, done.out, done.err) == (0, "0\n", "")
+
+
+def test_changes_of_a_run(world: World) -> None:
+    """What a run kept is listed, and is a layer with the owners that the command saw."""
+    script = "touch /mine /apps; chown app:app /apps; chmod 0 /apps; rm /etc/group"
+    for user, owner in ((world.root, "100/101"), (world.rich, "100/101"), (world.poor, "0/0")):
+        chown = script if user is not world.poor else script.replace("chown app:app /apps;", "")
+        assert out(user, "--keep", user.home / "run", "IMAGE", "sh", "-c", chown) == ""
+        assert user.does("changes", "run") == "A /apps\nD /etc/group\nA /mine\n"
+        user.does("changes", "run", "--layer", "run.tar")
+        listed = user.run("tar", "--numeric-owner", "-tvf", "run.tar").out.splitlines()
+        owners = {line.split()[-1]: line.split()[1] for line in listed}
+        assert owners == {"apps": owner, "etc/": "0/0", "etc/.wh.group": "0/0", "mine": "0/0"}
+    refused = world.root.imagefs("changes", world.rich.home / "run")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "who alone may look" in refused.err
