@@ -87,3 +87,11 @@ def shortage(error: BaseException) -> str | None:
 
 class PathError(ImagefsError):
     """A path is not in the image, is not of the kind that is asked for, or cannot be read."""
+
+
+class RunError(HostError):
+    """A command of an image could not be run; `status` is what docker run would exit with."""
+
+    def __init__(self, message: str, status: int = 125) -> None:
+        super().__init__(message)
+        self.status = status

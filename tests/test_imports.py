@@ -33,7 +33,9 @@ PACKAGES: dict[str, set[str]] = {
     "scanning": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
     "erofs": {"image", "host", "index", "vfs"},
-    "mounts": {"image", "host", "vfs", "fuse", "erofs"},
+    "overlay": {"host"},
+    "mounts": {"image", "host", "vfs", "fuse", "erofs", "overlay"},
+    "run": {"image", "host", "fuse", "overlay"},
 }
 # The command line joins everything, so it may know all, and nobody may know it.
 COMMAND_LINE = {"cli", "__main__"}

@@ -18,7 +18,7 @@ import click
 from imagefs import __version__
 from imagefs.cli import mount_helper
 from imagefs.cli.output import written
-from imagefs.errors import UsageError, in_words
+from imagefs.errors import RunError, UsageError, in_words
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -84,6 +84,8 @@ def _judged(error: BaseException) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return error.format_message() + hint, _USAGE
+    if isinstance(error, RunError):
+        return str(error), error.status
     return in_words(error), _USAGE if isinstance(error, UsageError) else _FAILED
 
 
@@ -112,6 +114,8 @@ _COMMANDS = {
     "serve": ("mounting", "Show all images of the engine as directories."),
     "unmount": ("mounting", "Take mounts away, dead ones too."),
     "mounts": ("mounting", "List the mounts of imagefs."),
+    "run": ("run", "Run a command of an image."),
+    "changes": ("changes", "Show what was written on top of an image."),
     "ls": ("look", "List what is in an image, without a mount."),
     "cat": ("look", "Write files of an image to standard output."),
     "cp": ("copying", "Copy files of an image to a directory."),

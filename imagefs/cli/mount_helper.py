@@ -14,10 +14,11 @@ from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 
 WITH_VALUE = (
     *("view", "driver", "host", "platform", "image", "log_level", "max_layer_bytes", "tls_ca"),
+    *("uid", "gid", "writable"),
 )
 FLAGS = (
     *("allow_other", "trust_archive", "keep_going", "verify", "quiet", "all"),
-    *("plain_http", "insecure"),
+    *("plain_http", "insecure", "writable"),
 )
 # Options that undo others; the last word counts.
 _OPPOSITES = {

@@ -2,8 +2,11 @@
 
 import contextlib
 import logging
+import os
+import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ from imagefs.cli.options import (
 )
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import MountError, UsageError
+from imagefs.filesystem import FileSystem
 from imagefs.host.files import NoHomeError
 from imagefs.host.mount_point import MountPoint, hold
 from imagefs.image.model import Image
@@ -30,6 +34,9 @@ from imagefs.mounts import registry as mount_registry
 from imagefs.mounts import serve as server
 from imagefs.mounts.registry import LiveMount, Registry
 from imagefs.mounts.serve import Serving, check_host, default_driver
+from imagefs.mounts.writable import serve_writable
+from imagefs.overlay import stack
+from imagefs.overlay.kept import take_up, thrown_away
 from imagefs.progress import Progress
 from imagefs.store.store import Store, default_root
 
@@ -40,9 +47,25 @@ _WORTH_A_WORD = 256 << 20
 """Bytes of layers that are indexed without a word: it takes a moment."""
 
 
-@click.command()
+class _Mount(click.Command):
+    """`mount`, with an option that may have a value, which click would take the next word for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        options = [re.sub("^--writable=", "--written=", word) for word in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+@click.command(cls=_Mount)
 @source_argument
 @mountpoint_argument
+@click.option(
+    "--writable",
+    is_flag=True,
+    help="Let the root be written to; what is written goes at unmount. With --writable=DIR it is"
+    " kept there.",
+)
+@click.option("--written", type=Path, hidden=True)
 @click.option(
     "--view",
     metavar="VIEW",
@@ -68,6 +91,8 @@ def mount(
     view: str | None,
     all_images: bool,
     trust_archive: bool,
+    writable: bool,
+    written: Path | None,
     quiet: bool,
 ) -> None:
     """Mount an image on a directory.
@@ -77,13 +102,18 @@ def mount(
     bytes, as there is nobody to notice.
     """
     from imagefs.source import opening  # noqa: PLC0415
+    from imagefs.vfs.owned import owned  # noqa: PLC0415
 
     if all_images and view is not None:
         raise UsageError("--view is of one image: choose it with --image, or leave out --all")
-    if serving.driver == "kernel" and serving.foreground:
-        raise UsageError("--driver kernel has no process to keep in the foreground")
+    if serving.driver == "kernel":
+        _check_kernel(serving, written=writable or written is not None)
     request = opening.SourceRequest(source, options)
     wanted = _serving(source, mountpoint, serving)
+    if writable or written is not None:
+        _check_writable(wanted, view, all_images=all_images)
+        view = "rootfs"
+        serving = _writable_as(serving)
     point = _prepare(wanted)
     store = Store()
     with reporter(quiet=quiet) as progress:
@@ -103,8 +133,46 @@ def mount(
             shown = kernel.Shown(images, view, all_images)
             kernel.mount(shown, store.erofs_dir, make, point, wanted)
             return
-        fs = make()
-    server.serve(lambda: fs, point, wanted)
+        shown_as = partial(owned, make(), serving.uid, serving.gid)
+    if not writable and written is None:
+        server.serve(shown_as, point, wanted)
+        return
+    layers = [layer.diff_id for layer in images[0].layers]
+    if written is not None:
+        kept = take_up(written, layers, _way())
+    else:
+        kept = thrown_away(*store.lasting_workspace(), layers, _way())
+    serve_writable(shown_as, point, wanted, kept, temporary=written is None)
+
+
+def _check_kernel(serving: ServeOptions, *, written: bool) -> None:
+    """Raise UsageError for what the kernel's own driver cannot do."""
+    if serving.foreground:
+        raise UsageError("--driver kernel has no process to keep in the foreground")
+    if serving.uid is not None or serving.gid is not None:
+        raise UsageError("--driver kernel shows owners as they are: leave out --uid and --gid")
+    if written:
+        raise UsageError("--writable needs a driver that serves: choose native")
+
+
+def _way() -> str:
+    return stack.TRUSTED if os.geteuid() == 0 else stack.FUSE
+
+
+def _check_writable(serving: Serving, view: str | None, *, all_images: bool) -> None:
+    if all_images or view not in (None, "rootfs"):
+        raise UsageError("--writable is of an image's rootfs: leave out --view and --all")
+    if serving.foreground:
+        raise UsageError("--writable leaves a daemon behind: leave out --foreground")
+    if os.geteuid() != 0:
+        stack.program()
+
+
+def _writable_as(options: ServeOptions) -> ServeOptions:
+    """An ordinary user owns all files: what belongs to others could not be written."""
+    if os.geteuid() == 0:
+        return options
+    return replace(options, uid=os.geteuid(), gid=os.getegid())
 
 
 def _file_system(
@@ -132,6 +200,7 @@ def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> No
     from imagefs.engine.api import Engine  # noqa: PLC0415
     from imagefs.source.loader import Loader, LoaderConfig  # noqa: PLC0415
     from imagefs.vfs.engine_fs import Catalog  # noqa: PLC0415
+    from imagefs.vfs.owned import owned  # noqa: PLC0415
 
     if serving.driver == "kernel":
         raise UsageError("what an engine has changes, which only FUSE can show: choose native")
@@ -142,8 +211,9 @@ def serve(mountpoint: Path, options: SourceOptions, serving: ServeOptions) -> No
     store = Store()
     loader = Loader(LoaderConfig(engine.endpoint, store.root, options))
 
-    def make() -> Catalog:
-        return Catalog(engine.images, loader.load, store.index_dir, loader.unload)
+    def make() -> FileSystem:
+        fs = Catalog(engine.images, loader.load, store.index_dir, loader.unload)
+        return owned(fs, serving.uid, serving.gid)
 
     server.serve(make, point, wanted)
 

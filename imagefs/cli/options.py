@@ -4,6 +4,7 @@ A decorator adds click's options and folds what they bring into the value: `opti
 SourceOptions, with `quiet` beside it, or `serving`, which is ServeOptions.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from imagefs.cli.quantities import size
+from imagefs.cli.quantities import owner, size
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 from imagefs.image.options import SourceOptions
 
@@ -27,6 +28,7 @@ class ServeOptions:
     """How to serve a mount: in sight or not, by which driver, for whom, and how watched.
 
     `driver` None is the one that suits the system; `flags` are what else the kernel is to keep.
+    `uid` and `gid` are who all files are shown to belong to, None where it is as the image says.
     """
 
     foreground: bool
@@ -34,6 +36,8 @@ class ServeOptions:
     flags: tuple[str, ...]
     allow_other: bool
     log_level: str
+    uid: int | None = None
+    gid: int | None = None
 
 
 def completed(kind: str) -> dict[str, Any]:
@@ -132,6 +136,18 @@ serve_options = _group(
         default="info",
         show_default=True,
         help="What the daemon logs.",
+    ),
+    click.option(
+        "--uid",
+        type=owner(os.getuid),
+        metavar="UID|mine",
+        help="Show all files as owned by this user; modes stay as they are.",
+    ),
+    click.option(
+        "--gid",
+        type=owner(os.getgid),
+        metavar="GID|mine",
+        help="Show all files as this group's.",
     ),
 )
 

@@ -1,6 +1,7 @@
-"""Sizes and times as people write them: types of options, as click takes them."""
+"""Sizes, times and owners as people write them: types of options, as click takes them."""
 
 import re
+from collections.abc import Callable
 
 from imagefs.errors import UsageError
 
@@ -37,3 +38,17 @@ def seconds(text: str) -> float:
     return float(
         sum(Decimal(number) * _TIMES[unit[0]] for number, unit in re.findall(_TIME_PART, words))
     )
+
+
+def owner(mine: Callable[[], int]) -> Callable[[str], int]:
+    """Return a type of option: a user's or group's number, or the word for what `mine` returns."""
+
+    def number(text: str) -> int:
+        if text == "mine":
+            return mine()
+        # The last one is chown(2)'s word for none.
+        if re.fullmatch("[0-9]{1,10}", text) and int(text) < 2**32 - 1:
+            return int(text)
+        raise UsageError(f"{text!r} is no uid or gid; write a number, or `mine`")
+
+    return number

@@ -16,20 +16,16 @@ from typing import TYPE_CHECKING
 
 from imagefs.errors import HostError, MountError
 from imagefs.fuse.kernel_flags import KERNEL_FLAGS
-from imagefs.host import mountinfo
+from imagefs.host import libc, mountinfo
 from imagefs.host.mount_point import MountPoint
 
-# ctypes serves root and the others serve ordinary users: each imported where it is needed.
+# It serves ordinary users alone: imported where it is needed.
 if TYPE_CHECKING:
     import subprocess
 
 FSTYPE = "fuse.imagefs"
 DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
-
-# <sys/mount.h>
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
@@ -132,7 +128,7 @@ def unmount(mount: mountinfo.Mount, lazy: bool = False, dead: bool = False) -> N
                 (_CONNECTIONS / minor / "abort").write_text("1")
         _unmount_by_helper(place, lazy or dead)
         return
-    flags = _MNT_FORCE | _MNT_DETACH if dead else _MNT_DETACH if lazy else 0
+    flags = libc.MNT_FORCE | libc.MNT_DETACH if dead else libc.MNT_DETACH if lazy else 0
     failure = _unmount_as_root(mount, flags)
     if failure == errno.EBUSY:
         raise MountBusyError(f"{place}: somebody is still using the mount")
@@ -154,7 +150,7 @@ def _unmount_as_root(mount: mountinfo.Mount, flags: int) -> int:
         if _mount_called(name, parent) != mount.id:
             return errno.ENOENT
         place = os.fsencode(mountinfo.anchor(parent) / name)
-        return _call("umount2", place, _UMOUNT_NOFOLLOW | flags)
+        return libc.call("umount2", place, libc.UMOUNT_NOFOLLOW | flags)
     finally:
         os.close(parent)
 
@@ -237,12 +233,15 @@ def _mount_as_root(point: MountPoint, options: MountOptions) -> int:
     data = f"fd={device},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
     if options.allow_other:
         data += ",allow_other,default_permissions"
-    failure = _call(
+    failure = libc.call(
         "mount",
         os.fsencode(options.source),
         os.fsencode(point.anchor),
         FSTYPE.encode(),
-        _MS_RDONLY | _MS_NOSUID | _MS_NODEV | sum(KERNEL_FLAGS[one] for one in set(options.flags)),
+        libc.MS_RDONLY
+        | libc.MS_NOSUID
+        | libc.MS_NODEV
+        | sum(KERNEL_FLAGS[one] for one in set(options.flags)),
         data.encode(),
     )
     if failure:
@@ -257,15 +256,6 @@ def _mount_failure(mountpoint: Path, failure: int) -> str:
         errno.EPERM: "mounting is not permitted here; a container needs `--cap-add SYS_ADMIN`",
     }
     return f"{mountpoint}: cannot mount: {reasons.get(failure, os.strerror(failure))}"
-
-
-def _call(function: str, *args: bytes | int) -> int:
-    """Call a function of the C library that takes bytes and flags; return its errno, or 0."""
-    import ctypes  # noqa: PLC0415
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    typed = [ctypes.c_ulong(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
-    return ctypes.get_errno() if getattr(libc, function)(*typed) else 0
 
 
 def _mount_by_helper(point: MountPoint, options: MountOptions) -> int:

@@ -13,6 +13,7 @@ import select
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from imagefs.erofs import live
 from imagefs.errors import MountError
@@ -20,6 +21,7 @@ from imagefs.fuse import mount as fuse_mount
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 from imagefs.host.processes import is_killed
+from imagefs.overlay import kept, stack
 
 _log = logging.getLogger(__name__)
 _ROOT = 0
@@ -32,7 +34,9 @@ _PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in an
 class Record:
     """What a daemon says of itself; `started` is its start in clock ticks since boot (proc(5)).
 
-    `mount` tells its mount from all others, as `mountinfo.identities` does.
+    `mount` tells its mount from all others, as `mountinfo.identities` does. Of a mount that can be
+    written to, `changes` is the directory with what is written, `below` the mount point of the
+    image itself, and `temporary` tells that the directory goes with the mount.
     """
 
     source: str
@@ -41,6 +45,9 @@ class Record:
     pid: int
     started: int
     since: str
+    changes: str = ""
+    below: str = ""
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class LiveMount:
 
     `owner` is the uid of who mounted it; `alive` is False where the daemon is known to be dead. A
     mount by the driver `kernel` has no daemon; `changed` tells that its archive is another by now.
+    `changes` is the directory with what is written on top of the image, None if nothing can be.
     """
 
     source: str
@@ -59,6 +67,7 @@ class LiveMount:
     alive: bool
     driver: str = "fuse"
     changed: bool = False
+    changes: str | None = None
 
 
 class Registry:
@@ -70,16 +79,21 @@ class Registry:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
-    def add(self, source: str, point: MountPoint) -> Path | None:
-        """Record that this process serves a mount; return the record, to be removed at the end."""
+    def add(
+        self, source: str, point: MountPoint, pid: int | None = None, **written: Any
+    ) -> Path | None:
+        """Record that a process, if none other than this one, serves a mount; return the record.
+
+        It is to be removed at the end. `written` are Record's fields of a mount that can be.
+        """
         mount = point.mounted()
-        return None if mount is None else self._add(source, mount, os.getpid())
+        return None if mount is None else self._add(source, mount, pid or os.getpid(), **written)
 
     def add_kernel(self, source: str, mount: mountinfo.Mount) -> None:
         """Record what a mount that no process serves is called."""
         self._add(source, mount, _NOBODY)
 
-    def _add(self, source: str, mount: mountinfo.Mount, pid: int) -> Path | None:
+    def _add(self, source: str, mount: mountinfo.Mount, pid: int, **written: Any) -> Path | None:
         if self._directory is None:
             return None
         record = Record(
@@ -89,6 +103,7 @@ class Registry:
             pid,
             _started(pid) or 0,
             datetime.now(UTC).isoformat(timespec="seconds"),
+            **written,
         )
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{pid}-{os.urandom(4).hex()}.json"
@@ -105,8 +120,24 @@ class Registry:
         """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
 
         A dead mount is taken away at once, and who waits for something in it gets an error. That
-        the daemon ends is waited for up to _PATIENCE, where it is known which one it is.
+        the daemon ends is waited for up to _PATIENCE, where it is known which one it is. A mount
+        that can be written to goes first, then the one below it.
         """
+        record = self._written(path)
+        if record is None:
+            self._unmount(path, lazy=lazy)
+            return
+        mount = mountinfo.at(path)
+        if mount is not None:
+            _take_away(mount, lazy=lazy or not _is_alive(record))
+        if mountinfo.at(Path(record.below)) is not None:
+            self._unmount(Path(record.below), lazy=lazy)
+        if record.temporary:
+            kept.remove(Path(record.changes))
+        # Its daemon being dead, the record goes.
+        self.mounts()
+
+    def _unmount(self, path: Path, *, lazy: bool) -> None:
         here = self._at(path)
         if lazy or here is None or here.pid is None or not here.alive:
             unmount(path, lazy=lazy, dead=here is not None and not here.alive)
@@ -127,19 +158,41 @@ class Registry:
         finally:
             os.close(daemon)
 
+    def _written(self, path: Path) -> Record | None:
+        """Return the record of a mount that can be written to, if one is at a path."""
+        mount = mountinfo.at(path)
+        if mount is None or mount.fstype not in stack.FSTYPES:
+            return None
+        identity = mountinfo.identities().get(mount.id, "")
+        found = self._records({identity}).get(identity)
+        return found if found is not None and found.below else None
+
     def _at(self, path: Path) -> LiveMount | None:
         mount = mountinfo.at(path)
         found = [live for one, live in self._found() if mount and one.id == mount.id]
         return found[0] if found else None
 
     def _found(self) -> list[tuple[mountinfo.Mount, LiveMount]]:
-        ours = [mount for mount in mountinfo.mounts() if _is_ours(mount)]
-        if not ours:
+        some = [
+            mount
+            for mount in mountinfo.mounts()
+            if _is_ours(mount) or mount.fstype in stack.FSTYPES
+        ]
+        if not some:
             self._records(set())
             return []
         identities = mountinfo.identities()
-        records = self._records({identities.get(mount.id, "") for mount in ours})
-        return [(one, _joined(one, records.get(identities.get(one.id, "")))) for one in ours]
+        of = {mount.id: identities.get(mount.id, "") for mount in some}
+        records = self._records(set(of.values()))
+        ours = {of[one.id] for one in some if _is_ours(one)} | {
+            key for key, record in records.items() if record.below
+        }
+        below = {record.below for record in records.values() if record.below}
+        return [
+            (one, _joined(one, records.get(of[one.id])))
+            for one in some
+            if of[one.id] in ours and one.mountpoint not in below
+        ]
 
     def _records(self, mounted: set[str]) -> dict[str, Record]:
         """Return the records of what is mounted; those of the dead that left no mount go."""
@@ -177,6 +230,10 @@ def unmount(path: Path, *, lazy: bool = False, dead: bool = False) -> None:
         raise MountError(f"{path}: is a mount of {mount.fstype}, not of imagefs")
     if not is_own(_owner(mount)):
         raise MountError(f"{path}: was mounted by another user, who alone may unmount it")
+    _take_away(mount, lazy=lazy, dead=dead)
+
+
+def _take_away(mount: mountinfo.Mount, *, lazy: bool, dead: bool = False) -> None:
     try:
         fuse_mount.unmount(mount, lazy, dead)
     except fuse_mount.MountBusyError as error:
@@ -205,7 +262,8 @@ def _joined(mount: mountinfo.Mount, record: Record | None) -> LiveMount:
         return LiveMount(source, place, _ROOT, None, since, True, "kernel", changed)
     if record is None:
         return LiveMount(mount.source, place, owner, None, None, alive=True)
-    return LiveMount(record.source, place, owner, record.pid, record.since, _is_alive(record))
+    alive, changes = _is_alive(record), record.changes or None
+    return LiveMount(record.source, place, owner, record.pid, record.since, alive, changes=changes)
 
 
 def _read(path: Path) -> Record | None:

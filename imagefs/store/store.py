@@ -189,16 +189,21 @@ class Store:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """Make a directory on the cache's disk, which goes with the block or with the process."""
-        with host_errors(self.root), self.guard(shared=True):
-            path = self.work_dir / os.urandom(8).hex()
-            path.mkdir()
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            take_lock(fd)
+        path, fd = self.lasting_workspace()
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
             os.close(fd)
+
+    def lasting_workspace(self) -> tuple[Path, int]:
+        """Make a directory that goes once its descriptor is closed, also in forks, or later."""
+        with host_errors(self.root), self.guard(shared=True):
+            path = self.work_dir / os.urandom(8).hex()
+            path.mkdir()
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            take_lock(fd)
+        return path, fd
 
     # What is there
 

@@ -17,6 +17,7 @@ from benchmarks import (
     readiness,
     reading,
     report,
+    running,
     scanning,
     transfers,
 )
@@ -35,6 +36,7 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "pull": ("pull and first listing beside skopeo copy and podman pull", pulls.run),
     "look": ("ls, cat, export and diff without a mount beside find, tar and diff", looking.run),
     "waste": ("what makes an image big: layers, waste and report, once indexed", analysis.run),
+    "run": ("a command of a small image, beside podman run", running.run),
     "scan": (
         "a search of twenty images that share layers, beside the ways around it",
         scanning.run,

@@ -14,6 +14,7 @@ MEANINGS = {
     "-o keep_going,image=a=b app:v1 /mnt": "--keep-going --image=a=b",
     "app:v1 /mnt -o host=tcp://localhost:2375 -t fuse.imagefs": "--host=tcp://localhost:2375",
     "app:v1 /mnt -o max_layer_bytes=9G": "--max-layer-bytes=9G",
+    "app:v1 /mnt -o uid=1000,gid=mine": "--uid=1000 --gid=mine",
     "app:v1 /mnt -N 17 -o log_level=info -o driver=native,,": "--log-level=info --driver=native",
 }
 
@@ -44,7 +45,7 @@ HEEDED_BY_OTHERS = (
 REFUSED = (
     *("remount", "mand", "iversion", "bind", "rbind", "move", "loop", "offset=512"),
     *("context=system_u:object_r:tmp_t:s0", "fscontext=a", "defcontext=a", "rootcontext=a"),
-    *("uid=0", "gid=0", "umask=022", "noexec=1", "exec=1", "nofail=1", "commentary", "colour=red"),
+    *("uid", "gid", "umask=022", "noexec=1", "exec=1", "nofail=1", "commentary", "colour=red"),
     *("view", "verify=1"),
 )
 

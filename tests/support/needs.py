@@ -1,6 +1,6 @@
 """What this machine must have for a test: found, or else the test skips with the reason.
 
-Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,registry`), the test fails
+Where IMAGEFS_TEST_REQUIRE names what is missing (`fuse,docker,podman,registry,run`), the test fails
 instead, so that a machine that is meant to run everything cannot quietly run less.
 """
 
@@ -63,6 +63,14 @@ def need_podman() -> None:
 def need_registry() -> None:
     """Go on only where a registry of the tests' own can run."""
     _need_files("registry", "docker-registry", REGISTRY, SETPRIV)
+
+
+def need_run() -> None:
+    """Go on only where root can run commands of images, and ordinary users can, too."""
+    need_fuse(user=True)
+    for program, package in (("crun", "crun"), ("newuidmap", "uidmap"), ("unshare", "util-linux")):
+        if shutil.which(program) is None:
+            unavailable("run", f"{program} is missing (apt install {package})")
 
 
 def need_tool(name: str, package: str) -> str:

@@ -1,0 +1,1 @@
+"""A command of an image, run in namespaces of its own."""
