@@ -4,7 +4,7 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from imagefs.scanning.scan import scan as scan
-    from imagefs.tree.tree import open_image as open_image
+    from imagefs.tree.opening import open_image as open_image
 
 __version__ = "0.1.0"
 
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # Imported when asked for: a command that starts needs none of it.
     if name == "open_image":
-        from imagefs.tree.tree import open_image  # noqa: PLC0415
+        from imagefs.tree.opening import open_image  # noqa: PLC0415
 
         return open_image
     if name == "scan":

@@ -49,6 +49,13 @@ class MountError(HostError):
     """The mount point cannot be used, or the kernel refused the mount."""
 
 
+def in_words(error: BaseException) -> str:
+    """Return the line for an error of any kind."""
+    if isinstance(error, ImagefsError):
+        return str(error)
+    return shortage(error) or f"unexpected {type(error).__name__}: {error}"
+
+
 def shortage(error: BaseException) -> str | None:
     """Return the line for an error that says what the machine refused or lacks; None for others."""
     if isinstance(error, OSError):

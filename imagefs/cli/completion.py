@@ -132,13 +132,13 @@ def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
         from imagefs.index import cache as index_cache  # noqa: PLC0415
         from imagefs.source import opening  # noqa: PLC0415
         from imagefs.store.store import Store  # noqa: PLC0415
-        from imagefs.tree.tree import Tree  # noqa: PLC0415
+        from imagefs.tree.opening import open_tree  # noqa: PLC0415
 
         request, store = _request(ctx), Store()
         layers = opening.open_image(request, store, _Hasty()).layers
         if index_cache.missing(layers, store.index_dir):
             raise _TakesLong
-        with Tree(request, ctx.params.get("view") or "rootfs", _Hasty()) as tree:
+        with open_tree(request, ctx.params.get("view") or "rootfs", _Hasty()) as tree:
             return [
                 folder + os.fsdecode(name) + "/" * stat.S_ISDIR(attr.mode)
                 for name, attr in tree.listdir(folder or "/")

@@ -6,7 +6,6 @@ Owns how entries are printed. Names of an image are shown escaped: a terminal ob
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 
+from imagefs.cli import output
 from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import PathError
@@ -22,6 +22,7 @@ from imagefs.filesystem import Attr, Entry
 from imagefs.image.options import SourceOptions
 from imagefs.source.opening import SourceRequest
 from imagefs.text import printable
+from imagefs.tree.opening import open_tree
 from imagefs.tree.tree import Tree
 
 _AT_ONCE = 1 << 20
@@ -50,14 +51,20 @@ class Style:
 def opened(request: SourceRequest, view: str, *, quiet: bool) -> Iterator[Tree]:
     """Open a source's view; what goes wrong with a path in it is one line."""
     with reporter(quiet=quiet) as progress:
-        tree = Tree(request, view, progress)
+        tree = open_tree(request, view, progress)
+    with named_errors(request.text), tree:
+        yield tree
+
+
+@contextmanager
+def named_errors(source: str) -> Iterator[None]:
+    """Have what goes wrong with a path of an image be one line, which names the path."""
     try:
-        with tree:
-            yield tree
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        name = os.fsdecode(error.filename) if error.filename is not None else request.text
+        name = os.fsdecode(error.filename) if error.filename is not None else source
         raise PathError(f"{name}: {error.strerror or error}") from error
 
 
@@ -98,12 +105,11 @@ def _list(tree: Tree, paths: Sequence[str], style: Style) -> None:
                 continue
             if not style.as_json and (style.recursive or len(found) > 1):
                 shown = printable(os.fsdecode(walked.path))
-                sys.stdout.write(f"{chr(10) * blank}/{shown}:\n")
+                output.write_text(f"{chr(10) * blank}/{shown}:\n")
                 blank = True
             _show(tree, walked.path, _wanted(tree, walked.node, walked.entries, style), style)
             if not style.recursive:
                 break
-    sys.stdout.flush()
 
 
 def _named_by_user(tree: Tree, path: str, style: Style) -> Attr:
@@ -136,7 +142,7 @@ def _wanted(tree: Tree, node: int, entries: Sequence[Entry], style: Style) -> It
 
 
 def _show(tree: Tree, folder: bytes, entries: Any, style: Style) -> None:
-    write = sys.stdout.write
+    write = output.write_text
     if style.as_json:
         for entry in entries:
             write(json.dumps(described(tree, folder, entry)) + "\n")
@@ -201,11 +207,9 @@ def cat(
     source: str, paths: tuple[str, ...], view: str, options: SourceOptions, *, quiet: bool
 ) -> None:
     """Write files of an image to standard output; links are followed inside the image."""
-    out = sys.stdout.buffer
     with opened(SourceRequest(source, options), view, quiet=quiet) as tree:
         # All are found before the first is written.
         files = [tree.open(path) for path in paths]
         for file in files:
             while piece := file.raw.read(_AT_ONCE):
-                out.write(piece)
-        out.flush()
+                output.write_bytes(piece)

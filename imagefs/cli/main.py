@@ -17,7 +17,8 @@ import click
 
 from imagefs import __version__
 from imagefs.cli import mount_helper
-from imagefs.errors import HostError, ImagefsError, UsageError, shortage
+from imagefs.cli.output import written
+from imagefs.errors import UsageError, in_words
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -83,19 +84,7 @@ def _judged(error: BaseException) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return error.format_message() + hint, _USAGE
-    if isinstance(error, ImagefsError):
-        return str(error), _USAGE if isinstance(error, UsageError) else _FAILED
-    return shortage(error) or f"unexpected {type(error).__name__}: {error}", _FAILED
-
-
-def _flush_output() -> None:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise HostError(f"standard output: {error.strerror}") from error
+    return in_words(error), _USAGE if isinstance(error, UsageError) else _FAILED
 
 
 def _let_go_of_streams() -> None:
@@ -125,6 +114,9 @@ _COMMANDS = {
     "mounts": ("mounting", "List the mounts of imagefs."),
     "ls": ("look", "List what is in an image, without a mount."),
     "cat": ("look", "Write files of an image to standard output."),
+    "cp": ("copying", "Copy files of an image to a directory."),
+    "export": ("copying", "Write an image's merged root as one tar."),
+    "diff": ("differing", "Show what differs between two images, or what a layer did."),
     "layers": ("sources", "List an image's layers, bottom to top."),
     "waste": ("waste", "Tell what of its layers an image does not show, and why."),
     "report": ("report", "Write a page that shows what makes an image big."),
@@ -165,7 +157,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_may_leave():
             status = super().invoke(ctx)
-            _flush_output()
+            if sys.stdout is not None:
+                with written():
+                    sys.stdout.flush()
             return status
 
 

@@ -5,9 +5,11 @@ Whatever comes out of an image is shown escaped: a terminal obeys none of it.
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from imagefs.errors import HostError
 from imagefs.text import printable, size_text
 
 _WIDE = 10_000
@@ -91,9 +93,32 @@ def _can_print(words: str) -> bool:
 def show_lines(lines: Iterable[str]) -> None:
     """Print lines as they are, however wide."""
     for line in lines:
-        sys.stdout.write(printable(line) + "\n")
+        write_text(printable(line) + "\n")
 
 
 def show_json(value: Any) -> None:
     """Print a value as JSON, in ASCII."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def write_text(text: str) -> None:
+    """Write text as it is; HostError where standard output cannot take it."""
+    with written():
+        sys.stdout.write(text)
+
+
+def write_bytes(content: bytes) -> None:
+    """Write bytes as they are; HostError where standard output cannot take them."""
+    with written():
+        sys.stdout.buffer.write(content)
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """Say of what that goes wrong that it is standard output's; but a reader may leave."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"standard output: {error.strerror}") from error

@@ -13,14 +13,10 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from imagefs.filesystem import ROOT_ID, Attr, Entry
+from imagefs.filesystem import Attr, Entry
 from imagefs.image.model import Image
-from imagefs.image.options import SourceOptions
-from imagefs.progress import Progress, Silent
-from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
-from imagefs.store.store import Store
-from imagefs.vfs.image_fs import LAYER_XATTR, ImageFs, image_fs
+from imagefs.vfs.image_fs import LAYER_XATTR, ImageFs
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 MAX_LINKS = 40
@@ -44,14 +40,22 @@ class Walked(NamedTuple):
 
 
 class Tree:
-    """One view of an image, open until closed."""
+    """One view of an image, open until closed. `opening.py` makes them."""
 
-    def __init__(self, request: SourceRequest, view: str, progress: Progress | None = None) -> None:
-        self._asked = request, view
-        store = Store()
-        self.image = opening.open_image(request, store, progress or Silent())
-        self.layers = self.image.layer_names()
-        self._open: ImageFs | None = image_fs(self.image, store.index_dir, _named(self.image, view))
+    def __init__(
+        self, fs: ImageFs, image: Image, top: int, request: SourceRequest, view: str
+    ) -> None:
+        self.image = image
+        self.view = _named(image, view)
+        self.layers = image.layer_names()
+        """Directory names of the layers, bottom to top."""
+        self.root = fs.view_root(self.view, top)
+        """The node of the view's root."""
+        self._open: ImageFs | None = fs
+        self._top, self._request = top, request
+        self._steps = {
+            name: layer.created_by for name, layer in zip(self.layers, image.layers, strict=True)
+        }
 
     def __enter__(self) -> "Tree":
         return self
@@ -60,10 +64,11 @@ class Tree:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        request, view = self._asked
-        if request.text == "-":
+        if self._request.text == "-":
             raise TypeError("an image from standard input cannot be opened a second time")
-        return Tree, (request, view)
+        from imagefs.tree.opening import open_tree  # noqa: PLC0415 - it makes trees
+
+        return open_tree, (self._request, self.view)
 
     def close(self) -> None:
         """Let go of the image; files that are open stay so."""
@@ -71,16 +76,29 @@ class Tree:
 
     @property
     def fs(self) -> ImageFs:
-        """The file system behind the tree, for who goes by nodes; the root's is ROOT_ID."""
+        """The file system behind the tree, for who goes by nodes; the root's is `root`."""
         if self._open is None:
             raise ValueError("the tree is closed")
         return self._open
+
+    def at(self, view: str) -> "Tree":
+        """Return another view of the same image; UsageError if it has none of that name."""
+        return Tree(self.fs, self.image, self._top, self._request, view)
+
+    def snapshots(self) -> Sequence[str]:
+        """Return the names of the layers up to the view's, bottom to top: of each, `snapshots/`
+        has the root as it stood after it. There are none for the layers themselves.
+        """
+        kind, _, name = self.view.partition("/")
+        if kind == "snapshots" and name in self.layers:
+            return self.layers[: self.layers.index(name) + 1]
+        return self.layers if kind == "rootfs" else ()
 
     # By path
 
     def stat(self, path: Path, *, follow: bool = True) -> Attr:
         """Return the attributes of what a path leads to, or of the link that it ends in."""
-        return _resolve(self.fs, path, follow=follow)
+        return _resolve(self, path, follow=follow)
 
     def listdir(self, path: Path = "/") -> Sequence[Entry]:
         """Return a directory's entries."""
@@ -133,11 +151,26 @@ class Tree:
 
     def open_node(self, attr: Attr, path: Path = b"") -> io.BufferedReader:
         """Open the regular file that has these attributes; `path` is for messages."""
-        return io.BufferedReader(_File(self.fs, attr, os.fsdecode(path)), _AT_ONCE)
+        return io.BufferedReader(_File(self, attr, path), _AT_ONCE)
+
+    def read(self, attr: Attr, offset: int, size: int, path: Path = b"") -> bytes:
+        """Return up to `size` bytes of a regular file, fewer only at its end."""
+        try:
+            return self.fs.read(attr.node, offset, size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
+
+    def runs(self, attr: Attr, path: Path = b"") -> Iterator[tuple[int, int]]:
+        """Yield where the data of a regular file begins and ends; all else of it is holes."""
+        try:
+            yield from self.fs.runs(attr.node)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
 
     def parent(self, node: int) -> Attr:
         """Return the directory above a directory, which of the root is the root."""
-        return _parent(self.fs, node)
+        found = self.fs.lookup(node, b"..") if node != self.root else None
+        return found or self.fs.getattr(self.root)
 
     def node_xattrs(self, node: int) -> dict[bytes, bytes]:
         """Return a node's extended attributes."""
@@ -150,17 +183,20 @@ class Tree:
         found = self.fs.getxattr(node, LAYER_XATTR)
         if found is None:
             return None
-        name = found.decode()
-        return Origin(name, self.image.layers[self.layers.index(name)].created_by)
+        return self.layer(found.decode())
+
+    def layer(self, name: str) -> Origin:
+        """Return a layer, by its directory's name, with its step."""
+        return Origin(name, self._steps[name])
 
 
 class _File(io.RawIOBase):
     """A regular file's bytes."""
 
-    def __init__(self, fs: ImageFs, attr: Attr, name: str) -> None:
+    def __init__(self, tree: Tree, attr: Attr, path: Path) -> None:
         super().__init__()
-        self._fs, self._attr, self._at = fs, attr, 0
-        self.name = name
+        self._fs, self._attr, self._at = tree.fs, attr, 0
+        self.name = os.fsdecode(path)
 
     def readable(self) -> bool:
         return True
@@ -170,7 +206,10 @@ class _File(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         room = memoryview(buffer).cast("B")
-        found = self._fs.read(self._attr.node, self._at, len(room))
+        try:
+            found = self._fs.read(self._attr.node, self._at, len(room))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.name) from error
         room[: len(found)] = found
         self._at += len(found)
         return len(found)
@@ -188,19 +227,20 @@ class _File(io.RawIOBase):
         return to
 
 
-def _resolve(fs: ImageFs, path: Path, *, follow: bool) -> Attr:
+def _resolve(tree: Tree, path: Path, *, follow: bool) -> Attr:
     """Walk a path from the root, and never out of it."""
+    fs = tree.fs
     name = os.fsencode(path)
     left = [part for part in reversed(name.split(b"/")) if part]
     # A slash behind a name asks for what the name leads to, which is a directory.
     want_directory = name.endswith(b"/")
-    at = fs.getattr(ROOT_ID)
+    at = root = fs.getattr(tree.root)
     links = 0
     while left:
         part = left.pop()
         if not stat.S_ISDIR(at.mode):
             raise _error(errno.ENOTDIR, path)
-        found = _parent(fs, at.node) if part == b".." else fs.lookup(at.node, part)
+        found = tree.parent(at.node) if part == b".." else fs.lookup(at.node, part)
         if found is None:
             raise _error(errno.ENOENT, path)
         if stat.S_ISLNK(found.mode) and (left or follow or want_directory):
@@ -209,7 +249,7 @@ def _resolve(fs: ImageFs, path: Path, *, follow: bool) -> Attr:
                 raise _error(errno.ELOOP, path)
             target = fs.readlink(found.node)
             left += [part for part in reversed(target.split(b"/")) if part]
-            at = fs.getattr(ROOT_ID) if target.startswith(b"/") else at
+            at = root if target.startswith(b"/") else at
         else:
             at = found
     if want_directory and not stat.S_ISDIR(at.mode):
@@ -217,15 +257,10 @@ def _resolve(fs: ImageFs, path: Path, *, follow: bool) -> Attr:
     return at
 
 
-def _parent(fs: ImageFs, node: int) -> Attr:
-    """Return the directory above, which of the root is the root, whatever the view hangs in."""
-    found = fs.lookup(node, b"..") if node != ROOT_ID else None
-    return found or fs.getattr(ROOT_ID)
-
-
 def _named(image: Image, view: str) -> str:
     """Return a view's full name, where a layer is told by its number alone: `layers/00`."""
-    kind, _, number = view.strip("/").partition("/")
+    view = view.strip("/")
+    kind, _, number = view.partition("/")
     if not number.isascii() or not number.isdecimal():
         return view
     names: Mapping[int, str] = dict(enumerate(image.layer_names()))
@@ -234,11 +269,3 @@ def _named(image: Image, view: str) -> str:
 
 def _error(number: int, path: Path) -> OSError:
     return OSError(number, os.strerror(number), os.fsdecode(path))
-
-
-def open_image(source: str | os.PathLike[str], view: str = "rootfs", **options: Any) -> Tree:
-    """Open an image that an archive, a directory or an engine has, and return a view of it.
-
-    The options are those of SourceOptions: `image`, `platform`, `host`, `keep_going`, `verify`.
-    """
-    return Tree(SourceRequest(os.fspath(source), SourceOptions(**options)), view)

@@ -207,19 +207,41 @@ class ImageFs:
 
         Raises UsageError where the image has no such view.
         """
+        self._root = self.view_root(view)
+
+    def view_root(self, view: str, parent: int = ROOT_ID) -> int:
+        """Return the node of a view's root, of the image in `parent`; UsageError if it has none."""
         name = os.fsencode(view.strip("/"))
-        found = self._find(ROOT_ID, name.split(b"/"))
+        found = self._find(parent, [part for part in name.split(b"/") if part])
         if found is None:
-            found = self._find(ROOT_ID, [b"layers", name])
+            found = self._find(parent, [b"layers", name])
         if found is None or not stat.S_ISDIR(self.getattr(found).mode):
             raise UsageError(
                 f"no view {view!r}: choose rootfs, layers, snapshots or one of"
-                f" {', '.join(os.fsdecode(entry.name) for entry in self._layer_entries())}"
+                f" {', '.join(os.fsdecode(one.name) for one in self._layer_entries(parent))}"
             )
-        self._root = found
+        return found
 
-    def _layer_entries(self) -> Sequence[Entry]:
-        layers = self._find(ROOT_ID, [b"layers"])
+    def same_inode(self, one: int, other: int) -> bool:
+        """Tell whether two nodes are the same file of the same layer, wherever they are seen."""
+        (_, layer, number), (_, other_layer, other_number) = map(nodeid.unpack, (one, other))
+        if not layer or not other_layer:
+            return one == other
+        return number == other_number and self._layers[layer] is self._layers[other_layer]
+
+    def same_tree(self, one: int, other: int) -> bool:
+        """Tell whether two directories are known to show the same, with all that lies below."""
+        (_, layer, _), (_, other_layer, _) = map(nodeid.unpack, (one, other))
+        if not layer or not other_layer:
+            return one == other
+        return self._spot(one) == self._spot(other)
+
+    def _spot(self, node: int) -> object:
+        view, layer, number = nodeid.unpack(node)
+        return self._view(view, layer, number).spot(layer, number)
+
+    def _layer_entries(self, parent: int) -> Sequence[Entry]:
+        layers = self._find(parent, [b"layers"])
         return self.listdir(layers) if layers else ()
 
     def _find(self, node: int, path: Sequence[bytes]) -> int | None:
@@ -450,6 +472,14 @@ class ImageFs:
         if not 0 <= offset < size:
             raise _error(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else size
+
+    def runs(self, node: int) -> Iterator[tuple[int, int]]:
+        """Yield where a regular file's data begins and ends, ascending; all else of it is holes."""
+        _, layer, number = nodeid.unpack(node)
+        if layer:
+            return self._layers[layer].runs(self._row(layer, number))
+        size = len(self.synthetic.get(number).content or b"")
+        return iter([(0, size)] if size else [])
 
     def getxattr(self, node: int, name: bytes) -> bytes | None:
         """See FileSystem."""

@@ -150,6 +150,26 @@ class OpenLayer:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         return min(found, row.size)
 
+    def runs(self, row: Row) -> Iterator[tuple[int, int]]:
+        """Yield where a file's data begins and ends, ascending; all else of it is holes.
+
+        OSError as of `read`.
+        """
+        _check_held(row)
+        if not row.flags & rows.SPARSE:
+            if row.size:
+                yield 0, row.size
+            return
+        first = end = 0
+        for start, length, _ in self._map_of(row).within(0, row.size):
+            if start != end:
+                if end > first:
+                    yield first, end
+                first = start
+            end = start + length
+        if end > first:
+            yield first, end
+
     def blocks(self, row: Row) -> int:
         """Return how many 512-byte blocks the node would take on a disk of 4 KiB blocks."""
         if stat.S_IFMT(row.mode) != stat.S_IFREG:

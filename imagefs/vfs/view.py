@@ -58,6 +58,10 @@ class View:
         """Return what stat(2) is to call a directory: the same wherever it looks the same."""
         return self.inos[layer] + number if number else self.root_ino
 
+    def spot(self, layer: int, number: int) -> object:
+        """Return what is equal for directories that show the same, here and in other views."""
+        return self._index, number
+
     def parent_of(self, layer: int, number: int) -> int:
         """Return the node id of a directory's parent."""
         if number == 0:
@@ -114,7 +118,8 @@ class MergedView(View):
         """Whether any hard link of the image leads into a lower layer."""
         return self._links.any
 
-    def _spot(self, layer: int, number: int) -> Spot:
+    def spot(self, layer: int, number: int) -> Spot:
+        """Return what is equal for directories that show the same, here and in other views."""
         return self._pile.chain(layer), number
 
     def parent_of(self, layer: int, number: int) -> int:
@@ -123,7 +128,7 @@ class MergedView(View):
             return self.parent
         parent = self._pile.indexes[layer].row(number).parent
         shown = self._shown(layer, parent)
-        chain, at = shown or self._spot(layer, parent)
+        chain, at = shown or self.spot(layer, parent)
         return nodeid.pack(self.number, chain.layer, at)
 
     def _shown(self, layer: int, number: int) -> Spot | None:
@@ -133,11 +138,11 @@ class MergedView(View):
 
     def described(self, layer: int, number: int) -> tuple[int, Row]:
         """Return the layer and the row that give a directory its attributes."""
-        return self._piles.described(self._spot(layer, number))
+        return self._piles.described(self.spot(layer, number))
 
     def lookup(self, layer: int, number: int, name: bytes) -> tuple[int, Child] | None:
         """Return what a directory has under a name, and the layer that it is of."""
-        found = self._piles.lookup(self._spot(layer, number), name)
+        found = self._piles.lookup(self.spot(layer, number), name)
         return (found[0].layer, found[1]) if found else None
 
     def places(self, layer: int, number: int) -> Sequence[Spot]:
@@ -157,7 +162,7 @@ class MergedView(View):
 
     def listings(self, layer: int, number: int) -> Iterator[Listing[Chain]]:
         """Yield a wide directory's entries, some at a time."""
-        return merge.listings(list(self._piles.stack(self._spot(layer, number))))
+        return merge.listings(list(self._piles.stack(self.spot(layer, number))))
 
     def inode(self, place: Place) -> tuple[int, Place]:
         """Return the inode that a leaf's name leads to, and how many names of it are visible.

@@ -12,6 +12,7 @@ from benchmarks import (
     analysis,
     archives,
     hostile,
+    looking,
     readiness,
     reading,
     report,
@@ -31,6 +32,7 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "fetch": ("imagefs fetch beside docker save -o", transfers.fetch),
     "unpack": ("first mount of gzip and zstd archives beside pigz and zstd", transfers.decompress),
     "waste": ("what makes an image big: layers, waste and report, once indexed", analysis.run),
+    "look": ("ls, cat, export and diff without a mount beside find, tar and diff", looking.run),
     "scan": (
         "a search of twenty images that share layers, beside the ways around it",
         scanning.run,

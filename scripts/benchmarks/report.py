@@ -18,7 +18,7 @@ from benchmarks.peers import EVERYBODY
 from benchmarks.plan import Plan
 from benchmarks.targets import FLOOR, OURS, verdicts
 
-_SUITES = ("agree", "ready", "read", "fetch", "unpack", "waste")
+_SUITES = ("agree", "ready", "read", "fetch", "unpack", "look", "waste")
 _README_MARKS = ("<!-- benchmark -->", "<!-- end of benchmark -->")
 _CHART = ".github/benchmark.png"
 _TITLES = {

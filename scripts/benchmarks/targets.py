@@ -55,6 +55,24 @@ def _read(row: str, other: str = FLOOR) -> Measure:
     return measure
 
 
+def _look(row: str, other: str) -> Measure:
+    def measure(results: Results) -> float:
+        times = results["look"]["seconds"]
+        return _median(times[row]) / _median(times[other])
+
+    return measure
+
+
+def _look_seconds(row: str, files: int = 0) -> Measure:
+    """Return the seconds that a row takes: as it is, or for so many files."""
+
+    def measure(results: Results) -> float:
+        look = results["look"]
+        return _median(look["seconds"][row]) * (files / look["files"] if files else 1)
+
+    return measure
+
+
 def _ready(key: str, other: str) -> Measure:
     def measure(results: Results) -> float:
         ready = results["ready"]["ready"]
@@ -147,6 +165,13 @@ TARGETS = (
     Target("`imagefs waste`", 1.5, _waste("waste"), "s"),
     Target("`imagefs report`", 4.0, _waste("report"), "s"),
     Target("a report's page", 300, lambda results: results["waste"]["bytes"]["report"] / 1e3, "kB"),
+    Target("`imagefs ls -R`, for 60,000 files, CPU", 1.5, _look_seconds("ls -R", 60_000), "s"),
+    Target("`imagefs cat` of one file, CPU", 0.25, _look_seconds("cat"), "s"),
+    Target(
+        "`imagefs diff` beside `diff -rq`, layers in the cache, CPU",
+        1 / 3,
+        _look("diff, in the cache", "diff -rq"),
+    ),
     Target("`imagefs fetch` beside `docker save -o`", 1.05, _times("fetch", "")),
     Target("first mount of a gzip archive beside `pigz -dc`", 1.3, _times("unpack", "gzip")),
     Target("first mount of a zstd archive beside `zstd -dc`", 1.3, _times("unpack", "zstd")),
