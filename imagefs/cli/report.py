@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,10 +11,12 @@ from imagefs.cli.options import completed, source_argument, source_options
 from imagefs.cli.progress_bars import reporter
 from imagefs.errors import HostError, UsageError
 from imagefs.image.options import SourceOptions
-from imagefs.source import opening
+from imagefs.progress import Progress
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.tree import waste
+from imagefs.tree.opening import open_tree, open_two
+from imagefs.tree.tree import Tree
 
 
 @click.command(short_help="Write a page that shows what makes an image big.")
@@ -43,19 +46,24 @@ def report(
         raise UsageError("standard input can be read once")
     store = Store()
     with reporter(quiet=quiet) as progress:
-        images = [
-            opening.open_image(SourceRequest(one, options), store, progress)
-            for one in (source, other)
-            if one is not None
-        ]
-        examined = [waste.examine(image, store.index_dir) for image in images]
-    differs = differences.differences(*images) if len(images) == 2 else None
+        trees = _opened(source, other, options, progress)
+        examined = [waste.examine(tree.image, store.index_dir) for tree in trees]
+    differs = differences.differences(*trees) if len(trees) == 2 else None
     made = page.page([survey.survey(one) for one in examined], differs).encode()
     if output in (None, "-"):
         sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()
     else:
         _write(Path(str(output)), made)
+
+
+def _opened(
+    source: str, other: str | None, options: SourceOptions, progress: Progress
+) -> Sequence[Tree]:
+    request = SourceRequest(source, options)
+    if other is None:
+        return (open_tree(request, "rootfs", progress),)
+    return open_two(request, SourceRequest(other, options), "rootfs", progress)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from imagefs.cli.gate import Verdict
 from imagefs.cli.options import json_option, source_argument, source_options
 from imagefs.cli.output import Size
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import shortage
+from imagefs.errors import in_words
 from imagefs.image.options import SourceOptions
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
@@ -115,7 +115,7 @@ def _trouble() -> Iterator[None]:
     except (BrokenPipeError, click.ClickException):
         raise
     except Exception as error:
-        raise click.ClickException(shortage(error) or str(error)) from error
+        raise click.ClickException(in_words(error)) from error
 
 
 def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top: int) -> None:

@@ -18,7 +18,7 @@ from imagefs.image.short_id import short_ids
 from imagefs.report.differences import Differences
 from imagefs.report.facts import cut
 from imagefs.report.survey import Survey
-from imagefs.report.view import View
+from imagefs.report.view import DifferencesView, View
 from imagefs.text import size_text
 
 _NAME = 120
@@ -36,7 +36,7 @@ def page(surveys: Sequence[Survey], differs: Differences | None = None) -> str:
     ]
     return environment.get_template("page.html.j2").render(
         reports=reports,
-        differs=differs,
+        differs=differs and DifferencesView(differs),
         style=Markup(style),
         script=Markup(script),
         policy=policy(style, script),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagefs.report import facts
+from imagefs.report.differences import Differences
 from imagefs.report.folders import Node, pruned, words
 from imagefs.report.survey import Found, Survey
 from imagefs.report.treemap import mapped
@@ -14,7 +15,7 @@ from imagefs.text import size_text
 from imagefs.tree.causes import WORDS
 from imagefs.tree.waste import LayerWaste
 
-MAP_NODES, CHANGE_NODES = 1700, 1400
+MAP_NODES, CHANGE_NODES, DIFFERENCES = 1700, 1400, 400
 """Nodes that are shown, of all images together: what keeps the page below 300 kB."""
 _COLOURS = 10
 _STEP, _BRIEF = 600, 110
@@ -135,6 +136,16 @@ class View:
             parts.append(Part(round(x, 3), width, f"h{number}", WORDS[cause], size))
             x += width
         return parts
+
+
+class DifferencesView:
+    """How two images differ."""
+
+    def __init__(self, found: Differences) -> None:
+        self.shared, self.grown = found.shared, found.grown
+        self.names, self.sizes = found.names, found.sizes
+        self.facts = found.facts
+        self.tree = pruned(found.paths, DIFFERENCES)
 
 
 def _colours(found: Survey) -> list[str]:
