@@ -43,7 +43,10 @@ class Chunks:
 
 
 def small(response: requests.Response, limit: int, what: str) -> bytes:
-    """Return the body of a small answer. RegistryError if it is not small, or does not come."""
+    """Return the body of a small answer.
+
+    RegistryError if it is not small, RegistryUnreachable if it does not come, BrokenOff if it ends.
+    """
     late = time.monotonic() + SMALL_TIMEOUT
     body = bytearray()
     read = Chunks(response)

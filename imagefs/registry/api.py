@@ -80,7 +80,10 @@ class Registry:
         return said
 
     def manifest(self, digest: str = "") -> tuple[str, bytes]:
-        """Return a manifest's digest and its bytes: of that digest, or what the tag means now."""
+        """Return a manifest's digest and its bytes: of that digest, or what the tag means now.
+
+        Raises CorruptArchive where it is not what it should be.
+        """
         wanted = digest or self.reference.digest or self.reference.tag
         what = f"manifest {wanted}"
         waits = Waits(self._transport)
@@ -110,7 +113,7 @@ class Registry:
         return self._ask(f"manifests/{wanted}", accept, method)
 
     def small_blob(self, blob: Blob) -> bytes:
-        """Return a small blob, such as a configuration."""
+        """Return a small blob, such as a configuration. Raises CorruptArchive for a large one."""
         if blob.size > MAX_JSON:
             raise CorruptArchive(
                 f"{self.reference}: {blob.where} has {blob.size} bytes; {MAX_JSON} are read"

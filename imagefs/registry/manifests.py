@@ -74,7 +74,10 @@ class Finder:
     def find(
         self, digest: str, content: bytes, image: str | None, platform: str | None
     ) -> RemoteImage:
-        """Return the image that a manifest leads to; UsageError, with a list, where none fits."""
+        """Return the image that a manifest leads to; UsageError, with a list, where none fits.
+
+        Raises CorruptArchive where it leads to none.
+        """
         for _ in range(MAX_DEPTH):
             said = self._json(content, digest)
             if "manifests" not in said:

@@ -118,7 +118,7 @@ class Transport:
             session.close()
 
     def check(self, url: str) -> str:
-        """Return the origin of an address that a registry names, if we may go there."""
+        """Return the origin of an address that a registry names. RegistryError if we may not go."""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -256,7 +256,7 @@ class Transport:
         return f"{host} answered {status} when asked for {what}: {reason}"
 
     def wait(self, seconds: float) -> None:
-        """Wait, unless all ends meanwhile."""
+        """Wait; RegistryError if all ends meanwhile."""
         if seconds >= _WORTH_A_WORD:
             self._tell(f"{self.place} has no time for us; waiting {seconds:.0f} s")
         if self._cancelled.wait(seconds):

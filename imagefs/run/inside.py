@@ -64,7 +64,10 @@ class Pipes:
 
 
 def serve(fs: FileSystem, plan: Plan, runtime: str, pipes: Pipes) -> NoReturn:
-    """Serve the image until the command has ended, and end with its status."""
+    """Serve the image until the command has ended, and end with its status.
+
+    RunError, with the status of `docker run`, is told on the pipe.
+    """
     try:
         end_with(0)
         os.umask(0o022)
