@@ -32,7 +32,7 @@ def need_fuse(driver: str = "native", *, user: bool = False) -> None:
     """Go on only where a driver can mount; with `user`, where an ordinary user can, too."""
     try:
         mount.check_device()
-        if driver == "libfuse":
+        if driver.startswith("libfuse"):
             from imagefs.fuse import libfuse  # noqa: PLC0415 - loads libfuse
 
             libfuse.load()
