@@ -49,12 +49,12 @@ def serve(
         words = _words(options, library, fs.is_stable(ROOT_ID))
         with _default_signals():
             status = library.main(calls.table(), [*words, place])
+        # libfuse 3 also ends so upon a signal.
+        if status and calls.failure is None and not (calls.has_begun and library.is_3):
+            reason = complaints.first() or f"libfuse gave up with status {status}"
+            raise MountError(f"{point.path}: cannot mount: {reason}")
     if calls.failure is not None:
         raise calls.failure
-    # libfuse 3 also ends so upon a signal.
-    if status and not (calls.has_begun and library.is_3):
-        reason = complaints.first() or f"libfuse gave up with status {status}"
-        raise MountError(f"{point.path}: cannot mount: {reason}")
 
 
 def _words(options: MountOptions, library: Library, all_stable: bool) -> list[bytes]:

@@ -20,9 +20,10 @@ from imagefs.fuse.replies import denial, errno_of
 from imagefs.host.processes import is_to_end
 
 _CHANGES = (
-    "mknod mkdir unlink rmdir symlink rename link chmod chown truncate ftruncate write create "
-    "utimens setxattr removexattr fallocate"
-).split()
+    *("mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown"),
+    *("truncate", "ftruncate", "write", "create", "utimens", "setxattr", "removexattr"),
+    "fallocate",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +48,13 @@ class Calls:
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """Return all calls, by their names in struct fuse_operations."""
-        own = (self.getattr, self.access, self.opendir, self.releasedir, self.readdir)
-        own += (self.readlink, self.open, self.release, self.read, self.lseek, self.getxattr)
-        own += (self.listxattr, self.statfs)
-        calls = {call.__name__: self._guarded(call) for call in own}
+        own: list[Callable[..., int | None]] = [self._getattr, self._access, self._opendir]
+        own += [self._releasedir, self._readdir, self._readlink, self._open, self._read]
+        own += [self._lseek, self._getxattr, self._listxattr, self._statfs]
+        calls = {call.__name__[1:]: self._guarded(call) for call in own}
+        calls["release"] = calls["releasedir"]
         calls["fgetattr"] = calls["getattr"]
-        return calls | dict.fromkeys(_CHANGES, _read_only) | {"init": self.init}
+        return calls | dict.fromkeys(_CHANGES, _read_only) | {"init": self._init}
 
     def _guarded(self, call: Callable[..., int | None]) -> Callable[..., int]:
         """Return a call that raises nothing; this is where every error gets its errno."""
@@ -64,12 +66,12 @@ class Calls:
             except OSError as error:
                 return -errno_of(error)
             except Exception:
-                _log.exception("%s of %s failed", call.__name__, ascii(path))
+                _log.exception("%s of %s failed", call.__name__[1:], ascii(path))
                 return -errno.EIO
 
         return guarded
 
-    def init(self, conn: int, config: int | None = None) -> None:
+    def _init(self, conn: int, config: int | None = None) -> None:
         self.has_begun = True
         try:
             if config:
@@ -90,30 +92,28 @@ class Calls:
         """Return the node that is open, or what the path names: the kernel opens by itself."""
         return self._library.handle(info) or self._find(path).node
 
-    def getattr(self, path: bytes, buffer: int, info: int | None = None) -> None:
+    def _getattr(self, path: bytes, buffer: int, info: int | None = None) -> None:
         handle = self._library.handle(info) if info else 0
         stat = self._stat(self._fs.getattr(handle) if handle else self._find(path))
         ctypes.memmove(buffer, stat, len(stat))
 
-    def access(self, path: bytes, mask: int) -> int:
+    def _access(self, path: bytes, mask: int) -> int:
         return -denial(self._find(path).mode, mask)
 
-    def opendir(self, path: bytes, info: int) -> None:
+    def _opendir(self, path: bytes, info: int) -> None:
         node = self._find(path).node
         # An open file is all that refers to a node: paths are walked anew.
         self._refer(node, 1)
         self._library.opened(info, node, self._all_stable)
 
-    def releasedir(self, _path: bytes, info: int) -> None:
+    def _releasedir(self, _path: bytes, info: int) -> None:
         self._refer(self._library.handle(info), -1)
-
-    release = releasedir
 
     def _refer(self, node: int, count: int) -> None:
         if not self._all_stable:
             self._fs.adjust_lookups((node,), count)
 
-    def readdir(
+    def _readdir(
         self, _path: bytes, buffer: int, filler: int, _offset: int, info: int, flags: int = 0
     ) -> None:
         node = self._library.handle(info)
@@ -122,34 +122,35 @@ class Calls:
         entries = [(b".", own), (b"..", above), *self._fs.listdir(node)]
         self._library.fill(filler, buffer, entries, flags)
 
-    def readlink(self, path: bytes, buffer: int, size: int) -> None:
+    def _readlink(self, path: bytes, buffer: int, size: int) -> None:
         target = self._fs.readlink(self._find(path).node)[: size - 1] + b"\0"
         ctypes.memmove(buffer, target, len(target))
 
-    def open(self, path: bytes, info: int) -> int | None:
+    def _open(self, path: bytes, info: int) -> int:
         if ctypes.c_int.from_address(info).value & (os.O_ACCMODE | os.O_TRUNC):
             return -errno.EROFS
         if self._opens_itself:
             return -errno.ENOSYS
-        return self.opendir(path, info)
+        self._opendir(path, info)
+        return 0
 
-    def read(self, path: bytes, buffer: int, size: int, offset: int, info: int) -> int:
+    def _read(self, path: bytes, buffer: int, size: int, offset: int, info: int) -> int:
         data = self._fs.read(self._node(path, info), offset, size)
         ctypes.memmove(buffer, data, len(data))
         return len(data)
 
-    def lseek(self, path: bytes, offset: int, whence: int, info: int) -> int:
+    def _lseek(self, path: bytes, offset: int, whence: int, info: int) -> int:
         return self._fs.seek(self._node(path, info), offset, whence)
 
-    def getxattr(self, path: bytes, name: bytes, buffer: int, size: int, *_position: int) -> int:
+    def _getxattr(self, path: bytes, name: bytes, buffer: int, size: int, *_position: int) -> int:
         value = self._fs.getxattr(self._find(path).node, name)
         return -errno.ENODATA if value is None else _xattr(value, buffer, size)
 
-    def listxattr(self, path: bytes, buffer: int, size: int) -> int:
+    def _listxattr(self, path: bytes, buffer: int, size: int) -> int:
         names = self._fs.listxattr(self._find(path).node)
         return _xattr(b"".join(name + b"\0" for name in names), buffer, size)
 
-    def statfs(self, _path: bytes, buffer: int) -> None:
+    def _statfs(self, _path: bytes, buffer: int) -> None:
         bsize, blocks, files, namelen = self._fs.statfs()
         fields = {"f_bsize": bsize, "f_frsize": bsize, "f_blocks": blocks}
         self._library.statvfs(buffer, fields | {"f_files": files, "f_namemax": namelen})

@@ -6,12 +6,12 @@ itself, take as long as the answer. Pointers are plain addresses here. Knows no 
 
 import ctypes
 import errno
+import importlib
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from ctypes.util import find_library
 from operator import itemgetter
-from types import ModuleType
 from typing import Any
 
 from imagefs.errors import HostError
@@ -44,16 +44,18 @@ def load() -> "Library":
         raise HostError(_MISSING) from error
 
 
-def _module() -> ModuleType:
-    if "FUSE_LIBRARY_NAME" not in os.environ and find_library("fuse3"):
+def _module() -> Any:
+    """Return mfusepy, or else fusepy, which both load libfuse as they are imported."""
+    chosen = "FUSE_LIBRARY_NAME" in os.environ or not find_library("fuse3")
+    if not chosen:
         os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
     try:
-        import mfusepy  # noqa: PLC0415  (loads libfuse, which only this driver needs)
+        return importlib.import_module("mfusepy")
     except ImportError:
-        import fuse  # noqa: PLC0415
-
-        return fuse
-    return mfusepy
+        return importlib.import_module("fuse")
+    finally:
+        if not chosen:
+            del os.environ["FUSE_LIBRARY_NAME"]
 
 
 class Library:

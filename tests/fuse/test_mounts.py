@@ -22,8 +22,8 @@ from imagefs.host import mountinfo
 from tests.support import conformance, users
 from tests.support.memfs import MemFs
 from tests.support.serving import (
-    DRIVERS,
     ROOT,
+    SERVED,
     Served,
     ServingFailedError,
     need_root_and_fuse,
@@ -31,7 +31,7 @@ from tests.support.serving import (
 )
 from tests.support.users import NOBODY
 
-EVERY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
+EVERY_DRIVER = pytest.mark.parametrize("driver", SERVED)
 
 
 @pytest.fixture(autouse=True)

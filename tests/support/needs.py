@@ -33,9 +33,9 @@ def need_fuse(driver: str = "native", *, user: bool = False) -> None:
     try:
         mount.check_device()
         if driver.startswith("libfuse"):
-            from imagefs.fuse import libfuse  # noqa: PLC0415 - loads libfuse
+            from imagefs.fuse.libfuse_library import load  # noqa: PLC0415
 
-            libfuse.load()
+            load()
     except HostError as error:
         unavailable("fuse", str(error))
     if (user or os.geteuid() != 0) and shutil.which("fusermount3") is None:
