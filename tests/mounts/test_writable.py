@@ -221,3 +221,15 @@ def test_without_the_program(somebody: User) -> None:
     done = replace(somebody, before=words).imagefs("mount", "--writable", archive, place)
     assert (done.status, done.out) == (1, "")
     assert done.err.endswith("apt install fuse-overlayfs\n")
+
+
+def test_diff_shows_what_was_written(archive: Path, tmp_path: Path) -> None:
+    """`imagefs diff` of the mount point: as of diff(1), the status tells whether there is any."""
+    with writable(archive, tmp_path / "m") as place:
+        assert imagefs("diff", place).returncode == 0
+        (place / "new").write_text("x")
+        done = imagefs("diff", place)
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"A /new\n", b"")
+        assert json.loads(imagefs("diff", "--json", place).stdout) == [
+            {"kind": "A", "path": "/new"}
+        ]
