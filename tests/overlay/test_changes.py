@@ -43,7 +43,7 @@ DONE = {
     "a tree removed": ("rm -r b", ["D /b"]),
     "a tree removed and made anew": (
         "rm -r b && mkdir -m 750 b && touch b/new b/x",
-        ["A /b/new", "D /b/y", "C /b/x"],
+        ["A /b/new", "C /b/x", "D /b/y"],
     ),
     "a file for a directory": ("rm -r b && echo x >b", ["C /b"]),
     "a directory for a file": ("rm same && mkdir same && touch same/x", ["A /same/x", "C /same"]),
