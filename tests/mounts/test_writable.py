@@ -86,7 +86,7 @@ def test_kept(archive: Path, tmp_path: Path) -> None:
         assert busy.returncode == 1
     assert imagefs("changes", directory).stdout == "C /etc/motd\nD /home\n"
     listed = json.loads(imagefs("changes", "--json", directory).stdout)
-    assert listed[0] == {"kind": "M", "path": "/etc/motd"}
+    assert listed[0] == {"kind": "C", "path": "/etc/motd"}
     with writable(archive, tmp_path / "m", directory) as place:
         assert (place / "etc/motd").read_text() == "changed"
         assert os.listdir(place) == ["etc"]
