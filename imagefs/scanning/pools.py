@@ -54,7 +54,7 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        # Neither forked from a process that may have threads, nor by one that was, with its variables.
+        # Not forked: this process may have threads, and an older fork other variables.
         return ProcessPoolExecutor(self._count, mp_context=get_context("spawn"))
 
     def each(self, following: Source) -> Iterator[tuple[Task, Any]]:
