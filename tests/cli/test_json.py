@@ -16,9 +16,10 @@ from tests.support.users import User
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "imagefs/cli/README.md").read_text()
+# What stands in parentheses, or behind a semicolon, is told of a field.
+ASIDE = r"\(.*?\)|;.*|, and with.*| as of.*"
 FIELDS = {
-    # What stands in parentheses, or behind a semicolon, is told of a field.
-    command: set(re.findall(r"`([a-z0-9_]+)`", re.sub(r"\(.*?\)|;.*|, and with.*| as of.*", "", told)))
+    command: set(re.findall(r"`([a-z0-9_]+)`", re.sub(ASIDE, "", told)))
     for command, told in re.findall(r"^\| `([a-z -]+)` \| (.*) \|$", PAGE, re.MULTILINE)
 }
 CALLS = {
