@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from imagefs.scanning.scan import scan as scan
     from imagefs.tree.opening import open_image as open_image
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

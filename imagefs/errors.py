@@ -74,7 +74,8 @@ def shortage(error: BaseException) -> str | None:
         return (f"{named}: " if named is not None else "") + "; ".join(
             filter(None, (reason, remedy))
         )
-    if isinstance(error, MemoryError):
+    # The interpreter says the second where it has no room to make the first.
+    if isinstance(error, MemoryError) or "without exception set" in str(error):
         return "there is not enough memory"
     if isinstance(error, RecursionError):
         return "something is nested too deeply to be read"

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Place:
 def changes(where: Path, *, as_layer: str | None, as_json: bool) -> None:
     """Show what was written on top of an image: at a mount, or in a directory that keeps it.
 
-    A line each: A for added, M for modified, D for deleted.
+    A line each: A for added, C for changed, D for deleted.
     """
     with _failures(where):
         place = find(where)
@@ -47,6 +47,26 @@ def changes(where: Path, *, as_layer: str | None, as_json: bool) -> None:
             write_layer(place, as_layer)
             return
         some = sorted(listed(place), key=lambda one: one.path)
+    _show(some, as_json=as_json)
+
+
+def show_at(mount: Path, *, as_json: bool) -> int | None:
+    """Show what was written at a mount, and return how many changes there are.
+
+    None where the mount is none of ours that can be written to.
+    """
+    found = mountinfo.at(mount)
+    if found is None or found.fstype not in stack.FSTYPES:
+        return None
+    if not any(one.mountpoint == found.mountpoint and one.changes for one in registry().mounts()):
+        return None
+    with _failures(mount):
+        some = sorted(listed(find(mount)), key=lambda one: one.path)
+    _show(some, as_json=as_json)
+    return len(some)
+
+
+def _show(some: Sequence[Change], *, as_json: bool) -> None:
     if as_json:
         output.show_json([{"kind": one.kind, "path": os.fsdecode(one.path)} for one in some])
     else:

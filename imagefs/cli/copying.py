@@ -52,20 +52,39 @@ def cp(
             extract.copy(tree, path, dest, progress)
 
 
-@click.command(short_help="Write an image's merged root as one tar.")
+@click.command(short_help="Write an image's merged root as one file.")
 @source_argument
 @click.option(
     "-o", "--output", "to", metavar="FILE", default="-", help="Where to; - is standard output."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["tar", "erofs"]),
+    default="tar",
+    show_default=True,
+    help="A tar, or an EROFS image, which any kernel mounts.",
+)
 @view_option
 @source_options
-def export(source: str, to: str, view: str, options: SourceOptions, *, quiet: bool) -> None:
-    """Write an image's merged root as one tar, the same bytes each time."""
+def export(
+    source: str, to: str, kind: str, view: str, options: SourceOptions, *, quiet: bool
+) -> None:
+    """Write an image's merged root as one file, the same bytes each time."""
+    if kind == "erofs" and to == "-":
+        raise UsageError("an EROFS image is not written front to back: name a file with -o")
     if to == "-":
         _refuse_terminal()
     request = SourceRequest(source, options)
     with opened(request, view, quiet=quiet) as tree, _told("exporting", quiet) as progress:
-        if to == "-":
+        if kind == "erofs":
+            from imagefs.erofs.export import export as write_erofs  # noqa: PLC0415
+
+            tree.fs.show_only(tree.view)
+            path = Path(to).resolve()
+            write_erofs(tree.fs, path)
+            path.chmod(0o666 & ~_umask())
+        elif to == "-":
             write_tar(tree, "/", output.write_bytes, progress)
         else:
             _write_file(tree, Path(to), progress)

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -66,7 +67,8 @@ def diff(
     ignored: list[str],
     quiet: bool,
 ) -> int:
-    """Show what differs between two images; of one image, what its last layer did.
+    """Show what differs between two images; of one image, what its last layer did; at the mount
+    point of a mount with --writable, what was written.
 
     A line a path: A for added, C for changed, D for deleted, then what differs, and the layer and
     step that did it. What was in a deleted directory is not listed. The exit status is 0 if nothing
@@ -78,6 +80,12 @@ def diff(
         raise UsageError("--content is for people, and --json for programs: choose")
     if other == source == "-":
         raise UsageError("standard input can be read once")
+    if other is None:
+        from imagefs.cli import changes as written  # noqa: PLC0415
+
+        count = written.show_at(Path(source), as_json=as_json)
+        if count is not None:
+            return int(count > 0)
     show = _as_json if as_json else _with_content if content else _as_line
     request = SourceRequest(source, options)
     pairs: list[Pair]

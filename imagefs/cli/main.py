@@ -119,7 +119,7 @@ _COMMANDS = {
     "ls": ("look", "List what is in an image, without a mount."),
     "cat": ("look", "Write files of an image to standard output."),
     "cp": ("copying", "Copy files of an image to a directory."),
-    "export": ("copying", "Write an image's merged root as one tar."),
+    "export": ("copying", "Write an image's merged root as one file."),
     "diff": ("differing", "Show what differs between two images, or what a layer did."),
     "layers": ("sources", "List an image's layers, bottom to top."),
     "waste": ("waste", "Tell what of its layers an image does not show, and why."),

@@ -49,7 +49,7 @@ class Written(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A path with a slash before it that was added, modified or deleted: `A`, `M` or `D`."""
+    """A path with a slash before it that was added, changed or deleted: `A`, `C` or `D`."""
 
     kind: str
     path: bytes
@@ -179,9 +179,9 @@ def changes(kept: Kept, image: Path | None) -> Iterator[Change]:
         if one.removed:
             yield Change("D", path)
         elif not stat.S_ISDIR(one.status.st_mode):
-            yield Change("M" if one.before or one.copied else "A", path)
+            yield Change("C" if one.before or one.copied else "A", path)
         elif one.before is not None and _looks(one.before) != _looks(one.status):
-            yield Change("M", path)
+            yield Change("C", path)
         elif one.before is None and image is not None:
             yield Change("A", path)
         yield from (Change("D", path + b"/" + name) for name in one.hidden)

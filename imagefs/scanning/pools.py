@@ -54,8 +54,8 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        # Not forked from a process that may have threads.
-        return ProcessPoolExecutor(self._count, mp_context=get_context("forkserver"))
+        # Not forked: this process may have threads, and an older fork other variables.
+        return ProcessPoolExecutor(self._count, mp_context=get_context("spawn"))
 
     def each(self, following: Source) -> Iterator[tuple[Task, Any]]:
         """Do tasks, and yield each with its result, or the exception that it raised."""

@@ -14,7 +14,9 @@ from imagefs.vfs.image_fs import ImageFs
 from tests.support import conformance
 from tests.support.agreeing import agree
 from tests.support.kernel import need_kernel
+from tests.support.mounted import imagefs
 from tests.support.needs import need_tool
+from tests.support.saved import docker_save
 from tests.support.tars import File, Hard, fs_of, layer
 
 LAYERS = [
@@ -114,3 +116,29 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("view", ["rootfs", "layers/00"])
+def test_the_command_writes_one(view: str, tmp_path: Path) -> None:
+    """`imagefs export --format erofs` writes a view to a file, and not to standard output."""
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(docker_save(layer({"a": "one"}), layer({"b": "two"})))
+    image = tmp_path / "app.erofs"
+    words = ("export", "--quiet", "--format", "erofs", "--view", view, archive)
+    refused = imagefs(*words)
+    assert refused.returncode == 2
+    assert "name a file with -o" in refused.stderr
+    done = imagefs(*words, "-o", image)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert image.stat().st_mode & 0o777 == 0o666 & ~umask()
+    subprocess.run([need_tool("fsck.erofs", "erofs-utils"), image], check=True)
+    need_kernel()
+    with by_loop(image, tmp_path / "mnt") as place:
+        assert (place / "a").read_text() == "one"
+        assert (place / "b").exists() == (view == "rootfs")
+
+
+def umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

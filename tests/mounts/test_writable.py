@@ -81,12 +81,12 @@ def test_kept(archive: Path, tmp_path: Path) -> None:
         (place / "etc/motd").write_text("changed")
         (place / "home").rmdir()
         shown = imagefs("changes", place)
-        assert (shown.returncode, shown.stdout) == (0, "M /etc/motd\nD /home\n")
+        assert (shown.returncode, shown.stdout) == (0, "C /etc/motd\nD /home\n")
         busy = imagefs("mount", f"--writable={directory}", archive, tmp_path / "changes/image")
         assert busy.returncode == 1
-    assert imagefs("changes", directory).stdout == "M /etc/motd\nD /home\n"
+    assert imagefs("changes", directory).stdout == "C /etc/motd\nD /home\n"
     listed = json.loads(imagefs("changes", "--json", directory).stdout)
-    assert listed[0] == {"kind": "M", "path": "/etc/motd"}
+    assert listed[0] == {"kind": "C", "path": "/etc/motd"}
     with writable(archive, tmp_path / "m", directory) as place:
         assert (place / "etc/motd").read_text() == "changed"
         assert os.listdir(place) == ["etc"]
@@ -196,7 +196,7 @@ def test_an_ordinary_user(somebody: User) -> None:
     done = somebody.run("sh", "-ec", f"cd mnt; stat -c %u etc; {script}")
     assert (done.status, done.out) == (0, f"{DAEMON}\nhellochanged\n"), done.err
     shown = somebody.does("changes", place)
-    assert shown == "M /etc/motd\nM /home\nA /home/x\nA /new\n"
+    assert shown == "C /etc/motd\nC /home\nA /home/x\nA /new\n"
     assert somebody.does("mounts").count(str(place)) == 1
     somebody.does("changes", place, "--layer", "layer.tar")
     somebody.does("unmount", place)
@@ -221,3 +221,15 @@ def test_without_the_program(somebody: User) -> None:
     done = replace(somebody, before=words).imagefs("mount", "--writable", archive, place)
     assert (done.status, done.out) == (1, "")
     assert done.err.endswith("apt install fuse-overlayfs\n")
+
+
+def test_diff_shows_what_was_written(archive: Path, tmp_path: Path) -> None:
+    """`imagefs diff` of the mount point: as of diff(1), the status tells whether there is any."""
+    with writable(archive, tmp_path / "m") as place:
+        assert imagefs("diff", place).returncode == 0
+        (place / "new").write_text("x")
+        done = imagefs("diff", place)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "A /new\n", "")
+        assert json.loads(imagefs("diff", "--json", place).stdout) == [
+            {"kind": "A", "path": "/new"}
+        ]

@@ -34,21 +34,21 @@ DONE = {
     "nothing": ("true", []),
     "a new file": ("echo x >new", ["A /new"]),
     "a new tree": ("mkdir -p n/m && touch n/m/f", ["A /n", "A /n/m", "A /n/m/f"]),
-    "a changed file": ("echo x >>a/one", ["M /a/one"]),
-    "a file in another's place": ("echo x >t && mv t a/one", ["M /a/one"]),
-    "a mode": ("chmod 600 same", ["M /same"]),
-    "a directory's mode": ("chmod 700 a", ["M /a"]),
-    "an owner": ("chown 5:6 a", ["M /a"]),
+    "a changed file": ("echo x >>a/one", ["C /a/one"]),
+    "a file in another's place": ("echo x >t && mv t a/one", ["C /a/one"]),
+    "a mode": ("chmod 600 same", ["C /same"]),
+    "a directory's mode": ("chmod 700 a", ["C /a"]),
+    "an owner": ("chown 5:6 a", ["C /a"]),
     "a file removed": ("rm a/one", ["D /a/one"]),
     "a tree removed": ("rm -r b", ["D /b"]),
     "a tree removed and made anew": (
         "rm -r b && mkdir -m 750 b && touch b/new b/x",
-        ["A /b/new", "D /b/y", "M /b/x"],
+        ["A /b/new", "C /b/x", "D /b/y"],
     ),
-    "a file for a directory": ("rm -r b && echo x >b", ["M /b"]),
-    "a directory for a file": ("rm same && mkdir same && touch same/x", ["A /same/x", "M /same"]),
-    "a directory for a link": ("rm l && mkdir l && touch l/one", ["A /l/one", "M /l"]),
-    "a link for a directory": ("rm -r a && ln -s / a", ["M /a"]),
+    "a file for a directory": ("rm -r b && echo x >b", ["C /b"]),
+    "a directory for a file": ("rm same && mkdir same && touch same/x", ["A /same/x", "C /same"]),
+    "a directory for a link": ("rm l && mkdir l && touch l/one", ["A /l/one", "C /l"]),
+    "a link for a directory": ("rm -r a && ln -s / a", ["C /a"]),
     "a directory moved": (
         "mv b c",
         ["A /c", "A /c/x", "A /c/y", "A /c/y/z", "D /b"],
@@ -127,7 +127,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (held.upper / "d").mkdir()
     (held.upper / "d/secret").write_text("mine")
     listed = {one.path: one.kind for one in changes.changes(held, image)}
-    assert listed == {b"/d": "M", b"/d/secret": "A", b"/l": "A"}
+    assert listed == {b"/d": "C", b"/d/secret": "A", b"/l": "A"}
     out = io.BytesIO()
     layer.write(held, out)
     out.seek(0)

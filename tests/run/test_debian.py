@@ -14,7 +14,6 @@ from tests.run.conftest import World
 from tests.support.runnable import RunnableImage
 from tests.support.samples import docker_20, tar_of
 
-MIRROR = "http://deb.debian.org/debian"
 _SANDBOX = "-o APT::Sandbox::User=root"
 
 
@@ -27,7 +26,7 @@ def debian(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.fail("debootstrap is missing (apt install debootstrap)")
     folder = tmp_path_factory.mktemp("debian")
     root = folder / "root"
-    subprocess.run(["debootstrap", "--variant=minbase", "stable", root, MIRROR], check=True)
+    subprocess.run(["debootstrap", "--variant=minbase", "stable", root], check=True)
     pack = ["tar", "--numeric-owner", "--exclude=./dev/*", "-cf", str(folder / "layer"), "."]
     subprocess.run(pack, check=True, cwd=root)
     shutil.rmtree(root)

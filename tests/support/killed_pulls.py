@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from imagefs.progress import Silent
-from imagefs.store import upkeep
 from imagefs.store.store import Store
+from imagefs.store.verify import verify
 from tests.support import samples
 from tests.support.mounted import COMMAND
 from tests.support.opening import opened
@@ -82,7 +82,7 @@ class KilledPulls:
         """
         self._kill(cache)
         store = Store(cache)
-        assert upkeep.verify(store, Silent()) == ()
+        assert verify(store, Silent()) == ()
         had = set(store.layer_ids())
         assert had <= set(self._blobs)
         before = self._registry.sent(_AFTER)
@@ -93,7 +93,7 @@ class KilledPulls:
         config = {digest(self._image.config): len(self._image.config)}
         wanted = Counter(before) + Counter(expected | config)
         assert soon(lambda: self._registry.sent(_AFTER) == wanted)
-        assert upkeep.verify(store, Silent()) == ()
+        assert verify(store, Silent()) == ()
         assert not list(store.work_dir.iterdir())
         store.close()
         return len(had)

@@ -128,7 +128,7 @@ def open_both(stacks: Sequence[Sequence[bytes]], folder: Path) -> tuple[Tree, Tr
         return open_two(requests[0], requests[1], "rootfs")
 
 
-def _index_here(layers: Sequence[Any], index_dir: Path) -> None:
+def _index_here(layers: Sequence[Any], index_dir: Path, _packed: int | None = None) -> None:
     for one in index_cache.missing(layers, index_dir):
         index_cache.build(one, index_dir)
 
