@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, FileSystem, asker
+from imagefs.filesystem import ROOT_ID, Attr, FileSystem, asker
 from imagefs.fuse.libfuse_library import Library
 from imagefs.fuse.paths import Paths
 from imagefs.fuse.replies import denial, errno_of
@@ -45,6 +45,8 @@ class Calls:
         self._opens_itself = self._all_stable and sys.platform == "linux"
         self._find = Paths(fs, self._all_stable).find
         self._stat = library.stat
+        # The directory that was listed last, which libfuse 3 may take in parts.
+        self._listing: tuple[int, list[tuple[bytes, Attr]]] = 0, []
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """Return all calls, by their names in struct fuse_operations."""
@@ -114,13 +116,16 @@ class Calls:
             self._fs.adjust_lookups((node,), count)
 
     def _readdir(
-        self, _path: bytes, buffer: int, filler: int, _offset: int, info: int, flags: int = 0
+        self, _path: bytes, buffer: int, filler: int, offset: int, info: int, flags: int = 0
     ) -> None:
         node = self._library.handle(info)
-        own = self._fs.getattr(node)
-        above = self._fs.lookup(node, b"..") or own
-        entries = [(b".", own), (b"..", above), *self._fs.listdir(node)]
-        self._library.fill(filler, buffer, entries, flags)
+        listed, entries = self._listing
+        if not offset or listed != node:
+            own = self._fs.getattr(node)
+            above = self._fs.lookup(node, b"..") or own
+            entries = [(b".", own), (b"..", above), *self._fs.listdir(node)]
+            self._listing = node, entries
+        self._library.fill(filler, buffer, entries, offset, flags)
 
     def _readlink(self, path: bytes, buffer: int, size: int) -> None:
         target = self._fs.readlink(self._find(path).node)[: size - 1] + b"\0"

@@ -5,7 +5,6 @@ itself, take as long as the answer. Pointers are plain addresses here. Knows no 
 """
 
 import ctypes
-import errno
 import importlib
 import os
 import struct
@@ -137,14 +136,28 @@ class Library:
             it.keep_cache = it.cache_readdir = 1
 
     def fill(
-        self, filler: int, buffer: int, entries: Sequence[tuple[bytes, Attr]], flags: int
+        self,
+        filler: int,
+        buffer: int,
+        entries: Sequence[tuple[bytes, Attr]],
+        offset: int,
+        flags: int,
     ) -> None:
-        """Hand a directory's entries over, with their attributes where readdir's flags say so."""
+        """Hand over a directory's entries, all to libfuse 2.
+
+        To libfuse 3 as many from `offset` as it has room for: it takes attributes, which readdir's
+        flags say whether to give, with those alone that have a place of their own.
+        """
         call, stat = self._filler(filler), self.stat
-        more = (_FILL_DIR_PLUS if flags & _READDIR_PLUS else 0,) if self.is_3 else ()
-        for name, attr in entries:
-            if call(buffer, name, stat(attr), 0, *more):
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        if not self.is_3:
+            for name, attr in entries:
+                call(buffer, name, stat(attr), 0)
+            return
+        more = _FILL_DIR_PLUS if flags & _READDIR_PLUS else 0
+        for at in range(offset, len(entries)):
+            name, attr = entries[at]
+            if call(buffer, name, stat(attr), at + 1, more):
+                return
 
     def statvfs(self, buffer: int, fields: Mapping[str, int]) -> None:
         """Fill a struct statvfs."""

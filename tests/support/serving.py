@@ -18,6 +18,7 @@ from pathlib import Path
 
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import FileSystem
+from imagefs.fuse.libfuse_library import load
 from imagefs.fuse.mount import MountOptions
 from imagefs.host.mount_point import hold
 from tests.support import conformance
@@ -150,6 +151,8 @@ def main(driver: str, tree: str, mountpoint: str, source: str, *words: str) -> N
         if driver.endswith("fusepy"):
             sys.modules["mfusepy"] = None  # type: ignore[assignment]  # as if it were missing
     serve = importlib.import_module(f"imagefs.fuse.{module}").serve
+    if driver in LIBFUSES and "FUSE_LIBRARY_PATH" not in os.environ:
+        assert driver.startswith(f"libfuse{load().version[0]}")
     flags = tuple(word for word in words if word != "allow_other")
     options = MountOptions(source, "allow_other" in words, flags)
     try:
