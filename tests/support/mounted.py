@@ -69,5 +69,5 @@ def module_mounted(module: str, folder: Path) -> Iterator[Path]:
         yield mountpoint
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=20)
         clear(mountpoint)
