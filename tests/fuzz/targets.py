@@ -51,7 +51,7 @@ _RUNS = 4
 """So few runs may all sparse files of a tar have here."""
 _FOLDED = 600
 """So many members, and implied directories, may a layer have here whose tree is watched."""
-_UNTOLD = 256 << 10
+_UNTOLD = 128 << 10
 """Bytes that a tree may take unsaid: for its beginning, for members in turn, for paths it knows."""
 _SMALL = samples.SampleImage((samples.TOP,))
 
