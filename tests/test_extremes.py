@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imagefs.fuse.libfuse_library import load
 from tests.support import samples
 from tests.support.headers import END, content, file, header, long_name, pax
 from tests.support.mounted import COMMAND, imagefs, mounted
@@ -80,7 +81,7 @@ def test_sparse_files_are_sparse_to_every_tool(
             for at, data in DATA.items():
                 assert pread(seen, len(data) + 9, at) == data + bytes(9)
             assert pread(seen, 1 << 20, 10 * GIB) == bytes(1 << 20)
-            if driver == "native":
+            if driver == "native" or load().is_3:
                 # libfuse 2 knows no lseek: holes are found by whoever reads them.
                 check_copy(seen, real, tmp_path / "copy")
 

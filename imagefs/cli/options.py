@@ -120,7 +120,7 @@ serve_options = _group(
     click.option(
         "--driver",
         type=click.Choice(["native", "libfuse", "kernel"]),
-        help="How to speak FUSE, native by default on Linux; or kernel, which needs no daemon.",
+        help="Speak FUSE, native by default on Linux, by libfuse 2 or 3; kernel needs no daemon.",
     ),
     click.option(
         "--option",

@@ -8,8 +8,9 @@ import os
 from mmap import mmap
 from typing import TYPE_CHECKING, ClassVar
 
-from imagefs.errors import CorruptArchive
+from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import processes
+from imagefs.host.files import NO_MORE_FILES
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -63,6 +64,7 @@ def executor(count: int, tally: Tally | None = None) -> "Executor":
     """Return that many processes, which end with this one: outliving it they held its locks.
 
     A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    Raises HostError where the machine has no place for semaphores.
     """
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
     from multiprocessing import current_process, get_context  # noqa: PLC0415
@@ -70,7 +72,16 @@ def executor(count: int, tally: Tally | None = None) -> "Executor":
     if current_process().daemon:
         return ThreadPoolExecutor(1, initializer=_count_for, initargs=(tally,))
     _check_room(count)
-    return ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(), tally))
+    try:
+        return ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(), tally))
+    except OSError as error:
+        if error.filename is not None or error.errno in NO_MORE_FILES:
+            raise
+        # Semaphores, which are files of no name; a bare chroot or container may have no place.
+        raise HostError(
+            f"layers cannot be indexed by processes: /dev/shm: {error.strerror};"
+            " it has to be a tmpfs that all users may write to"
+        ) from error
 
 
 def _check_room(count: int) -> None:

@@ -56,10 +56,10 @@ def check_host(serving: Serving) -> None:
     if os.geteuid() != 0:
         check_helper(serving.options)
     if serving.driver == "libfuse":
-        from imagefs.fuse import libfuse  # noqa: PLC0415
+        from imagefs.fuse.libfuse_library import load  # noqa: PLC0415
 
         check_flags(serving.options, "libfuse")
-        libfuse.load()
+        load()
 
 
 def serve(make: Callable[[], FileSystem], point: MountPoint, serving: Serving) -> int:

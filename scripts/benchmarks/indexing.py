@@ -20,9 +20,8 @@ def with_imagefs(archive: Path) -> tuple[int, float]:
 
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         cache = store.Store(Path(scratch))
-        with progress.reporter(quiet=True) as silence:
-            request = opening.SourceRequest(str(archive))
-            image = opening.open_image(request, cache, silence)
+        request = opening.SourceRequest(str(archive))
+        image = opening.open_image(request, cache, progress.Silent())
         start = time.perf_counter()
         index_cache.ensure(image.layers, cache.index_dir)
         took = time.perf_counter() - start

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import conformance
 from tests.support.kernel import kernel_mounted, need_kernel
-from tests.support.serving import DRIVERS, need_root_and_fuse, served
+from tests.support.serving import SERVED, need_root_and_fuse, served
 from tests.support.tars import layer
 
 KERNELS_OWN = {
@@ -35,7 +35,7 @@ def on_disk(folder: Path, mountpoint: Path) -> Iterator[None]:
         subprocess.run(["umount", mountpoint], check=True)
 
 
-@pytest.fixture(scope="module", params=["disk", *DRIVERS, "image", "kernel"])
+@pytest.fixture(scope="module", params=["disk", *SERVED, "image", "kernel"])
 def tree(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from imagefs.host import mountinfo
 from tests.support import conformance, users
 from tests.support.memfs import MemFs
 from tests.support.serving import (
-    DRIVERS,
     ROOT,
+    SERVED,
     Served,
     ServingFailedError,
     need_root_and_fuse,
@@ -31,7 +32,7 @@ from tests.support.serving import (
 )
 from tests.support.users import NOBODY
 
-EVERY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
+EVERY_DRIVER = pytest.mark.parametrize("driver", SERVED)
 
 
 @pytest.fixture(autouse=True)
@@ -341,6 +342,16 @@ def test_a_closed_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(HostError, match="chmod 666 /dev/fuse"):
         mount.check_helper(MountOptions())
+
+
+def test_libfuse_3_without_mfusepy_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fusepy takes libfuse 3 for libfuse 2, and would crash: the message says what to install."""
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", find_library("fuse3") or "libfuse3 is missing")
+    with (
+        pytest.raises(ServingFailedError, match=r"^HostError: .*pip install 'imagefs\[fuse3\]'$"),
+        served("libfuse2-fusepy", "conformance", place),
+    ):
+        pass
 
 
 def test_a_missing_libfuse_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

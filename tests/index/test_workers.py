@@ -18,11 +18,12 @@ from imagefs.index import turns, workers
 from imagefs.index.cache import Indexer
 from imagefs.index.turns import Turn
 from imagefs.store.store import Store
-from tests.support import samples
+from tests.support import samples, users
 from tests.support.headers import END, file, header, pax
 from tests.support.opening import opened
 from tests.support.polling import soon
 from tests.support.samples import Layout, SampleImage
+from tests.support.saved import docker_save
 from tests.support.tars import layer
 
 BROKEN = header(chksum=1) + END
@@ -205,3 +206,24 @@ def test_names_of_honest_archives_are_worth_their_bytes(tmp_path: Path) -> None:
     ):
         plain = b"".join(map(member, range(20_000))) + END
         assert len(samples.zstd(plain)) > 20_000 * index_cache.BYTES_A_NAME
+
+
+def test_a_machine_without_a_place_for_semaphores() -> None:
+    """A bare chroot has a /dev/shm that others may not write to: the error says so."""
+    with users.others(0, users.NOBODY) as (root, user):
+        archive = user.file("app.tar", docker_save(layer({"a": "x"})))
+        hide = 'mount -t tmpfs -o mode=755 none /dev/shm && exec "$@"'
+        become = (
+            "setpriv",
+            f"--reuid={users.NOBODY}",
+            "--clear-groups",
+            "env",
+            f"HOME={user.home}",
+        )
+        words = (*become, f"IMAGEFS_CACHE={user.home}/cache", *user.command("layers", archive))
+        answer = root.run("unshare", "-m", "sh", "-c", hide, "sh", *words)
+    assert (answer.status, answer.err) == (
+        1,
+        "imagefs: layers cannot be indexed by processes: /dev/shm: Permission denied;"
+        " it has to be a tmpfs that all users may write to\n",
+    )

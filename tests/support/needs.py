@@ -6,6 +6,8 @@ instead, so that a machine that is meant to run everything cannot quietly run le
 
 import os
 import shutil
+from ctypes.util import find_library
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -33,11 +35,16 @@ def need_fuse(driver: str = "native", *, user: bool = False) -> None:
     try:
         mount.check_device()
         if driver == "libfuse":
-            from imagefs.fuse import libfuse  # noqa: PLC0415 - loads libfuse
+            from imagefs.fuse.libfuse_library import load  # noqa: PLC0415
 
-            libfuse.load()
+            load()
     except HostError as error:
         unavailable("fuse", str(error))
+    if driver in ("libfuse2", "libfuse3") and find_spec("mfusepy") is None:
+        unavailable("fuse", "mfusepy is missing (pip install 'imagefs[fuse3]')")
+    for kind, name in (("libfuse2", "fuse"), ("libfuse3", "fuse3")):
+        if driver.startswith(kind) and find_library(name) is None:
+            unavailable("fuse", f"{kind} is missing (apt install libfuse2 libfuse3-3)")
     if (user or os.geteuid() != 0) and shutil.which("fusermount3") is None:
         unavailable("fuse", "fusermount3 is missing (apt install fuse3)")
     if user and (os.geteuid() != 0 or not os.path.exists(SETPRIV)):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from imagefs.errors import ImagefsError
 from imagefs.filesystem import FileSystem
+from imagefs.fuse.libfuse_library import load
 from imagefs.fuse.mount import MountOptions
 from imagefs.host.mount_point import hold
 from tests.support import conformance
@@ -29,6 +30,9 @@ from tests.support.users import User
 
 ROOT = Path(__file__).parent.parent.parent
 DRIVERS = ("native", "libfuse")
+LIBFUSES = {"libfuse2-fusepy": "fuse", "libfuse2": "fuse", "libfuse3": "fuse3"}
+"""Ways of the libfuse driver: by fusepy, or else by mfusepy, and which library that is to load."""
+SERVED = ("native", *LIBFUSES)
 CONTROL = "IMAGEFS_TEST_CONTROL"
 """The variable that gives a served tree a folder of the host: see `memfs.LiveFs`."""
 
@@ -142,7 +146,13 @@ TREES: dict[str, Callable[[], FileSystem]] = {
 def main(driver: str, tree: str, mountpoint: str, source: str, *words: str) -> None:
     """Serve; write `ready` to standard output when the mount is there."""
     module = "server" if driver == "native" else "libfuse"
+    if driver in LIBFUSES:
+        os.environ["FUSE_LIBRARY_NAME"] = LIBFUSES[driver]
+        if driver.endswith("fusepy"):
+            sys.modules["mfusepy"] = None  # type: ignore[assignment]  # as if it were missing
     serve = importlib.import_module(f"imagefs.fuse.{module}").serve
+    if driver in LIBFUSES and "FUSE_LIBRARY_PATH" not in os.environ:
+        assert driver.startswith(f"libfuse{load().version[0]}")
     flags = tuple(word for word in words if word != "allow_other")
     options = MountOptions(source, "allow_other" in words, flags)
     try:
