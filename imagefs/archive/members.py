@@ -113,7 +113,7 @@ def shown(name: object) -> str:
     text = str(name)
     if len(text) > 200:
         text = text[:200] + "..."
-    return text if text.isprintable() else ascii(text)
+    return text if text and text.isprintable() else ascii(text)
 
 
 def bounded(files: Files, images: int) -> None:

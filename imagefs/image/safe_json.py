@@ -7,6 +7,7 @@ may call it.
 
 import json
 import re
+import sys
 from typing import Any
 
 MAX_VALUES = 500_000
@@ -38,8 +39,12 @@ def loads(data: bytes) -> Any:
     _check(data)
     try:
         value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadJsonError(str(error)) from error
+    except ValueError as error:
+        # Python's own bound on integers, which it explains to programmers.
+        most = sys.get_int_max_str_digits()
+        raise BadJsonError(f"it holds a number of more than {most} digits") from error
     return _unicode(value) if _ESCAPED_SURROGATE.search(data) else value
 
 

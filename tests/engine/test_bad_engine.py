@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ from imagefs.errors import EngineError, EngineUnreachable, HostError, ImageNotFo
 from imagefs.image.model import MAX_LAYER_BYTES, Image
 from imagefs.progress import Silent
 from imagefs.store.store import Store
+from imagefs.vfs.image_fs import image_fs
 from tests.support.badengine import (
     CHUNKED,
     PING,
@@ -30,6 +32,7 @@ from tests.support.badengine import (
     chunked,
     http,
 )
+from tests.support.looking import walk
 from tests.support.mounted import imagefs
 from tests.support.needs import need_fuse
 from tests.support.tars import File, layer
@@ -360,6 +363,181 @@ def test_an_export_that(case: str, tmp_path: Path, count: Callable[[str, int], N
     said_by(error)
     assert_nothing_kept(store)
     count("engines that misbehave: exports", 1)
+
+
+HUGE = "1" + "0" * 5000
+"""More digits than Python makes a number of by itself."""
+LAYERS = IMAGE.entry()["Layers"]
+
+
+def entry(field: str, text: str) -> bytes:
+    """Return a manifest.json of which one field holds this JSON."""
+    said = {name: json.dumps(value) for name, value in IMAGE.entry().items()} | {field: text}
+    fields = ", ".join(f'"{name}": {value}' for name, value in said.items())
+    return f"[{{{fields}}}]".encode()
+
+
+ODD_MANIFESTS: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "manifest.json is not JSON: Expecting value"),
+    "null": (b"null", "does not list one image"),
+    "a number beyond all": (b"1e999", "does not list one image"),
+    "no image": (b"[]", "does not list one image"),
+    "an image that is null": (b"[null]", "image 0 of manifest.json is not an object"),
+    "an image that is a list": (b"[[]]", "image 0 of manifest.json is not an object"),
+    "an image that is a number": (b"[1e999]", "image 0 of manifest.json is not an object"),
+    "a number of very many digits": (entry("x", HUGE), "a number of more than 4300 digits$"),
+    "values that are very deep": (b"[" * 9000, "manifest.json is not JSON: .* 100 deep"),
+    "no UTF-8": (b'["\xff"]', "manifest.json is not JSON: 'utf-8'"),
+    "null for Config": (entry("Config", "null"), "names no Config"),
+    "a list for Config": (entry("Config", '["x"]'), "names no Config"),
+    "a number for Config": (entry("Config", "1e999"), "names no Config"),
+    "no text in Config": (entry("Config", '""'), "'' is missing$"),
+    "half a character in Config": (entry("Config", r'"\ud800"'), "\ufffd is missing$"),
+    "a layer for Config": (entry("Config", f'"{LAYERS[0]}"'), "configuration is not JSON"),
+    "itself for Config": (entry("Config", '"manifest.json"'), "is not a JSON object"),
+    "null for Layers": (entry("Layers", "null"), "has 0 layers, but"),
+    "no layers": (entry("Layers", "[]"), "has 0 layers, but"),
+    "text for Layers": (entry("Layers", '"abc"'), "Layers is not a list of strings"),
+    "an object for Layers": (entry("Layers", '{"a": 1}'), "Layers is not a list of strings"),
+    "a layer that is null": (entry("Layers", '["a", null, "b"]'), "None is no string"),
+    "a layer that is a list": (entry("Layers", '["a", ["b"], "c"]'), r"\['b'\] is no string"),
+    "a layer without a name": (entry("Layers", f'["{LAYERS[0]}", "", "x"]'), "lacks ''$"),
+    "half a character for a layer": (entry("Layers", r'["\ud800", "b", "c"]'), "lacks \ufffd$"),
+    "a NUL in a layer's name": (entry("Layers", r'["a\u0000b", "b", "c"]'), r"lacks 'a\\x00b'$"),
+    "a layer's name without end": (entry("Layers", f'["{"a" * 9000}", "b", "c"]'), "lacks a{200}"),
+    "one layer three times": (
+        entry("Layers", json.dumps(LAYERS[:1] * 3)),
+        "layer 1 should have the digest",
+    ),
+    "its layers turned round": (
+        entry("Layers", json.dumps(LAYERS[::-1])),
+        "layer 0 should have the digest",
+    ),
+    "a layer too many": (entry("Layers", json.dumps([*LAYERS, LAYERS[0]])), "has 4 layers, but"),
+    "a layer too few": (entry("Layers", json.dumps(LAYERS[:2])), "has 2 layers, but"),
+    "text for RepoTags": (entry("RepoTags", '"app:v1"'), "RepoTags is not a list of strings"),
+    "an object for RepoTags": (entry("RepoTags", '{"app": 1}'), "RepoTags is not a list"),
+    "a number for a name": (entry("RepoTags", "[1e999]"), "inf is no string"),
+    "null for a name": (entry("RepoTags", '["app:v1", null]'), "None is no string"),
+    "a list for a name": (entry("RepoTags", "[[]]"), r"\[\] is no string"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_MANIFESTS)
+def test_an_export_whose_manifest_has(
+    case: str, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """Wherever its values make no sense, that is the error, and nothing is kept."""
+    manifest, words = ODD_MANIFESTS[case]
+    assert_refused(IMAGE, IMAGE.classic(manifest=manifest), words, tmp_path)
+    count("engines that misbehave: manifests", 1)
+
+
+def assert_refused(image: Export, saved: bytes, words: str, folder: Path) -> None:
+    """Check that an image's export is an error of one line that has these words, and no image."""
+    store = Store(folder / "cache")
+    with (
+        ScriptedEngine(folder / "socket", image.answers(chunked(saved))) as engine,
+        pytest.raises(EngineError, match=words) as error,
+    ):
+        fetched(engine.engine(), store)
+    said_by(error)
+    assert_nothing_kept(store)
+
+
+def with_diff_ids(text: str) -> bytes:
+    return f'{{"os": "linux", "rootfs": {{"type": "layers", "diff_ids": {text}}}}}'.encode()
+
+
+def with_second_diff_id(text: str) -> bytes:
+    first, _, last = map(json.dumps, IMAGE.diff_ids)
+    return with_diff_ids(f"[{first}, {text}, {last}]")
+
+
+ODD_CONFIGS: dict[str, tuple[bytes, str]] = {
+    "white space": (b" ", "configuration is not JSON: Expecting value"),
+    "null": (b"null", "configuration is not a JSON object"),
+    "a number beyond all": (b"1e999", "configuration is not a JSON object"),
+    "text": (b'"x"', "configuration is not a JSON object"),
+    "values that are very deep": (b'{"a":' * 9000, "configuration is not JSON: .* 100 deep"),
+    "no UTF-8": (b'{"os": "\xff"}', "configuration is not JSON: 'utf-8'"),
+    "UTF-16": (IMAGE.config.decode().encode("utf-16"), "configuration is not JSON: 'utf-8'"),
+    "a number of very many digits": (
+        IMAGE.config[:-1] + f', "x": {HUGE}}}'.encode(),
+        "a number of more than 4300 digits$",
+    ),
+    "no rootfs": (b"{}", "has 0 diff ids: they count"),
+    "null for rootfs": (b'{"rootfs": null}', "has 0 diff ids: they count"),
+    "text for rootfs": (b'{"rootfs": "layers"}', "has 0 diff ids: they count"),
+    "rootfs twice": (IMAGE.config[:-1] + b', "rootfs": {}}', "has 0 diff ids: they count"),
+    "null for diff ids": (with_diff_ids("null"), "has 0 diff ids: they count"),
+    "no diff ids": (with_diff_ids("[]"), "has 0 diff ids: they count"),
+    "text for diff ids": (with_diff_ids('"sha256:0"'), "diff_ids is not a list of digests"),
+    "an object for diff ids": (with_diff_ids('{"a": 1}'), "diff_ids is not a list of digests"),
+    "a number for diff ids": (with_diff_ids("1e999"), "diff_ids is not a list of digests"),
+    "a diff id that is null": (with_second_diff_id("null"), "is not a digest: None"),
+    "a diff id beyond all numbers": (with_second_diff_id("1e999"), "is not a digest: inf"),
+    "a diff id that is a list": (with_second_diff_id("[[]]"), r"is not a digest: \[\[\]\]"),
+    "a diff id of half a character": (
+        with_second_diff_id(r'"\ud800"'),
+        r"is not a digest: '\\ufffd'",
+    ),
+    "a diff id that is a path": (with_second_diff_id('"sha256:../../x"'), "is not a digest: 'sha"),
+    "a diff id without end": (with_second_diff_id(f'"sha256:{"0" * 9000}"'), "is not a digest"),
+    "a diff id in capitals": (
+        with_second_diff_id(json.dumps(IMAGE.diff_ids[1].upper())),
+        "is not a digest: 'SHA256:",
+    ),
+    "one diff id three times": (
+        with_diff_ids(json.dumps(IMAGE.diff_ids[:1] * 3)),
+        f"layer 1 should have the digest {IMAGE.diff_ids[0]}",
+    ),
+    "its diff ids turned round": (
+        with_diff_ids(json.dumps(IMAGE.diff_ids[::-1])),
+        f"layer 0 should have the digest {IMAGE.diff_ids[2]}",
+    ),
+    "a diff id too many": (
+        with_diff_ids(json.dumps(IMAGE.diff_ids * 2)),
+        "has 6 diff ids: they count",
+    ),
+    "a diff id too few": (with_diff_ids(json.dumps(IMAGE.diff_ids[:2])), "has 2 diff ids"),
+}
+
+
+@pytest.mark.parametrize("form", [Export.classic, Export.blobs], ids=["classic", "blobs"])
+@pytest.mark.parametrize("case", ODD_CONFIGS)
+def test_an_export_whose_configuration_has(
+    case: str,
+    form: Callable[[Export], bytes],
+    tmp_path: Path,
+    count: Callable[[str, int], None],
+) -> None:
+    """It is of the image that was asked for, and makes no sense: an error, and nothing is kept."""
+    config, words = ODD_CONFIGS[case]
+    image = IMAGE.configured(config)
+    assert_refused(image, form(image), words, tmp_path)
+    count("engines that misbehave: configurations", 1)
+
+
+@pytest.mark.parametrize(
+    "value", ["null", "1e999", "NaN", "-1", "true", '"x"', r'"\ud800"', "[]", "[null]", '{"a": 1}']
+)
+def test_what_else_an_export_says_hides_no_image(value: str, tmp_path: Path) -> None:
+    """Where the files are does not depend on it: they are shown, and so is what was said."""
+    fields = [
+        *((name, value) for name in ("os", "architecture", "created", "config", "history")),
+        ("config", f'{{"Env": {value}, "Cmd": {value}, "Labels": {value}}}'),
+        ("history", f"[{value}]"),
+        ("history", f'[{{"created_by": {value}, "empty_layer": {value}}}]'),
+    ]
+    store = Store(tmp_path / "cache")
+    for number, (name, text) in enumerate(fields):
+        image = IMAGE.configured(IMAGE.config[:-1] + f', "{name}": {text}}}'.encode())
+        answers = image.answers(chunked(image.classic()))
+        with ScriptedEngine(tmp_path / str(number), answers) as engine:
+            found = fetched(engine.engine(), store)
+        assert found.id == image.id
+        walk(image_fs(found, store.index_dir))
 
 
 def test_an_export_cut_anywhere_is_no_image(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ import lzma
 import shutil
 import struct
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from imagefs.archive import compression
 from imagefs.engine import export
@@ -23,7 +25,7 @@ from imagefs.fuse.session import Session
 from imagefs.image import reference
 from imagefs.image.model import Blob, Image, Layer
 from imagefs.index import cache as index_cache
-from imagefs.index import rows
+from imagefs.index import fold, rows
 from imagefs.index.reader import Index
 from imagefs.registry import challenge
 from imagefs.registry.api import Blob as RemoteBlob
@@ -32,6 +34,7 @@ from imagefs.registry.manifests import Finder
 from imagefs.store.store import Store
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax
+from imagefs.tar import sparse as sparse_maps
 from imagefs.tar.scan import Member, scan
 from imagefs.tar.stream import members
 from imagefs.vfs.image_fs import ImageFs, image_fs
@@ -44,6 +47,12 @@ from tests.support.tars import Dir, File, Hard, Sym, layer
 
 _KINDS = frozenset(b"\x001234567xgXLKSDVMN")
 _MEMBERS = 5000
+_RUNS = 4
+"""So few runs may all sparse files of a tar have here."""
+_FOLDED = 600
+"""So many members, and implied directories, may a layer have here whose tree is watched."""
+_UNTOLD = 128 << 10
+"""Bytes that a tree may take unsaid: for its beginning, for members in turn, for paths it knows."""
 _SMALL = samples.SampleImage((samples.TOP,))
 
 
@@ -84,11 +93,18 @@ def clear(error: ImagefsError) -> None:
 
 
 def check_tar(data: bytes) -> None:
-    """A tar is members in order that lie within it and that Linux could hold, or CorruptArchive."""
+    """A tar is members in order that lie within it and that Linux could hold, or CorruptArchive.
+
+    All together have no more runs than a tar may have.
+    """
     for tar in (data, repaired(data)):
+        runs = 0
         try:
-            for member in islice(members_of(tar), _MEMBERS):
-                check_member(member, len(tar))
+            with mock.patch.object(sparse_maps, "MAX_RUNS", _RUNS):
+                for member in islice(members_of(tar), _MEMBERS):
+                    check_member(member, len(tar))
+                    runs += len(member.sparse or ())
+                    assert runs <= _RUNS
         except CorruptArchive as error:
             clear(error)
 
@@ -144,6 +160,10 @@ def tar_seeds() -> list[bytes]:
     ]
 
 
+def fold_seeds() -> list[bytes]:
+    return [seed + bytes(odd) for seed in tar_seeds() for odd in range(2)]
+
+
 def check_layer(data: bytes) -> None:
     """A layer on top of another is shown whole, in every view, or refused as CorruptArchive."""
     tar = repaired(data)
@@ -160,6 +180,53 @@ def check_layer(data: bytes) -> None:
         walk(fs)
     finally:
         index_cache.path_of(folder(), index_cache.key_of(upper)).unlink()
+
+
+def check_fold(data: bytes) -> None:
+    """A layer's tree takes no more than it tells, and is refused beyond its bounds.
+
+    What the tar holds comes again and again, in one directory after the other. The bounds are so
+    low that they are met; an odd number of bytes goes beyond them.
+    """
+    found: list[Member] = []
+    with contextlib.suppress(CorruptArchive):
+        found.extend(islice(members_of(repaired(data)), _FOLDED))
+    if not found:
+        return
+    turns = _FOLDED // len(found) + len(data) % 2
+    told = [(0, 0)]
+
+    def took(names: int, memory: int) -> None:
+        assert names <= 2 * _FOLDED
+        assert tracemalloc.get_traced_memory()[0] - before <= 1.5 * memory + _UNTOLD
+        told.append((names, memory))
+
+    bounds: dict[str, Any] = {
+        "MAX_MEMBERS": _FOLDED,
+        "MAX_IMPLIED": _FOLDED,
+        "MAX_FOLLOWED": 2 * _FOLDED,
+        "_TOGETHER": 64,
+    }
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        with mock.patch.multiple(fold, **bounds):
+            tree = fold.Fold(took)
+            tree.add(
+                member._replace(name=b"%x/%b" % (turn, member.name))
+                for turn in range(turns)
+                for member in found
+            )
+            folded = tree.finish()
+    except CorruptArchive as error:
+        clear(error)
+        return
+    finally:
+        tracemalloc.stop()
+    assert turns * len(found) <= _FOLDED
+    names, memory = told[-1]
+    assert len(folded.entries) <= names
+    assert sum(map(len, folded.entries)) <= memory
 
 
 @functools.cache
@@ -560,6 +627,7 @@ def request_seeds() -> list[bytes]:
 TARGETS = {
     "tar": Target(check_tar, tar_seeds),
     "layer": Target(check_layer, tar_seeds),
+    "fold": Target(check_fold, fold_seeds),
     "pax": Target(check_pax, pax_seeds),
     "index": Target(check_index, index_seeds),
     "archive": Target(check_archive, archive_seeds),

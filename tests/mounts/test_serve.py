@@ -16,6 +16,8 @@ import pytest
 
 from imagefs.host import mountinfo
 from tests.support import needs
+from tests.support.alike import alike
+from tests.support.badengine import Answer, Export, ScriptedEngine, answer_json, chunked
 from tests.support.engines import RunningEngine
 from tests.support.gated import SLOW
 from tests.support.mounted import clear, imagefs, module_mounted
@@ -199,6 +201,85 @@ def test_podmans_images_are_served(podman_engine: RunningEngine, tmp_path: Path)
         assert (image / "rootfs/etc/file").read_text() == "by podman"
     finally:
         clear(mountpoint)
+
+
+# With an engine that says what a test has it say
+
+
+@contextlib.contextmanager
+def scripted(folder: Path, listed: list[Export]) -> Iterator[Path]:
+    """Serve the images that `alike` gives, of which the engine lists these; give the mount."""
+    needs.need_fuse()
+    answers: dict[str, Answer] = {
+        "/images/json": lambda: answer_json(
+            [{"Id": image.id, "RepoTags": [image.name], "Created": 0} for image in listed]
+        )
+    }
+    for image in alike():
+        exported = image.answers(chunked(image.blobs()))
+        answers |= {f"{image.id}{path}": answer for path, answer in exported.items()}
+    mountpoint = folder / "m"
+    mountpoint.mkdir()
+    with ScriptedEngine(folder / "socket", answers) as engine:
+        done = imagefs("serve", "--host", engine.host, mountpoint)
+        assert done.returncode == 0, done.stderr
+        try:
+            yield mountpoint
+        finally:
+            clear(mountpoint)
+
+
+def shown_by(image: Export, mountpoint: Path) -> tuple[str, bytes]:
+    """Return where an image's tag leads to, and what its file and its configuration hold."""
+    tag = mountpoint / image.name
+    return os.readlink(tag), (tag / "rootfs/f").read_bytes() + (tag / "config.json").read_bytes()
+
+
+def holds(image: Export) -> bytes:
+    return image.name.removesuffix(":1").encode() + image.config
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in turn", "turned round"])
+def test_images_that_begin_alike_are_two_trees(turned: bool, tmp_path: Path) -> None:
+    """Each tag shows its own image, also when one of them went and came back."""
+    one, other = alike()[:: -1 if turned else 1]
+    begin = one.id[7:19]
+    assert other.id[7:19] == begin
+    listed = [one, other]
+    with scripted(tmp_path, listed) as mountpoint:
+        by_id = mountpoint / "by-id"
+        before = {image.id: shown_by(image, mountpoint) for image in listed}
+        assert [before[image.id][1] for image in listed] == [holds(one), holds(other)]
+        assert sorted(f"by-id/{name}" for name in os.listdir(by_id)) == sorted(
+            place for place, _ in before.values()
+        )
+        assert len(os.listdir(by_id)) == 2
+        for gone, stays in ((one, other), (other, one)):
+            listed.remove(gone)
+            assert soon(lambda: not (mountpoint / gone.name).is_symlink(), 30)  # noqa: B023
+            assert shown_by(stays, mountpoint) == before[stays.id]
+            listed.insert(0, gone)
+            assert soon((mountpoint / gone.name).is_symlink, 30)
+            assert {image.id: shown_by(image, mountpoint)[1] for image in listed} == {
+                image.id: holds(image) for image in listed
+            }
+            assert len(os.listdir(by_id)) == 2
+
+
+def test_an_image_that_comes_later_and_begins_alike(tmp_path: Path) -> None:
+    """It has a directory of its own, and that of the one that was there stays what it was."""
+    one, other = alike()
+    listed = [one]
+    with scripted(tmp_path, listed) as mountpoint:
+        before = shown_by(one, mountpoint)
+        assert before == (f"by-id/{one.id[7:19]}", holds(one))
+        listed.insert(0, other)
+        assert soon((mountpoint / other.name).is_symlink, 30)
+        assert shown_by(other, mountpoint)[1] == holds(other)
+        assert shown_by(one, mountpoint) == before
+        listed.remove(one)
+        assert soon(lambda: not (mountpoint / one.name).is_symlink(), 30)
+        assert shown_by(other, mountpoint)[1] == holds(other)
 
 
 # With a catalog that a test holds up

@@ -4,6 +4,7 @@ A ScriptedEngine sends the bytes that it was given for a path and closes the con
 anything can be said, HTTP or not.
 """
 
+import copy
 import json
 import re
 import socket
@@ -126,6 +127,12 @@ class Export:
         ).encode()
         self.id = digest(self.config)
 
+    def configured(self, config: bytes) -> Self:
+        """Return the image with another configuration, and with the id that it has by that."""
+        other = copy.copy(self)
+        other.config, other.id = config, digest(config)
+        return other
+
     def answers(self, export: Answer) -> dict[str, Answer]:
         """Return the answers of an engine that knows the image, with this for its export."""
         facts = {
@@ -138,20 +145,33 @@ class Export:
         }
         return {"/json": answer_json(facts), "/get": export}
 
+    def entry(self) -> dict[str, Any]:
+        """Return what the manifest.json of the classic export says of the image."""
+        names = [f"{self._folder(number)}/layer.tar" for number in range(len(self.layers))]
+        return {"Config": f"{self.id[7:]}.json", "RepoTags": None, "Layers": names}
+
+    def _folder(self, number: int) -> str:
+        return sha256(f"{number} {self.id}".encode()).hexdigest()
+
     def classic(self, *, manifest: Any = None, config: bytes | None = None) -> bytes:
-        """Return the export of Docker 1.10 to 24; a layer that comes twice is a link."""
+        """Return the export of Docker 1.10 to 24; a layer that comes twice is a link.
+
+        A `manifest` is written as JSON, or as it is if it is bytes.
+        """
         members: dict[str, Any] = {f"{self.id[7:]}.json": File(config or self.config)}
-        names = []
         first: dict[str, str] = {}
         for number, content in enumerate(self.layers):
-            folder = sha256(f"{number} {self.id}".encode()).hexdigest()
-            names.append(f"{folder}/layer.tar")
+            folder = self._folder(number)
             members |= {f"{folder}/": "", f"{folder}/VERSION": "1.0", f"{folder}/json": "{}"}
             before = first.setdefault(digest(content), folder)
             again = before != folder
-            members[names[-1]] = Sym(f"../{before}/layer.tar") if again else File(content)
-        entry = {"Config": f"{self.id[7:]}.json", "RepoTags": None, "Layers": names}
-        members["manifest.json"] = json.dumps([entry] if manifest is None else manifest)
+            members[f"{folder}/layer.tar"] = (
+                Sym(f"../{before}/layer.tar") if again else File(content)
+            )
+        said = [self.entry()] if manifest is None else manifest
+        members["manifest.json"] = File(
+            said if isinstance(said, bytes) else json.dumps(said).encode()
+        )
         return layer(members)
 
     def blobs(self, stored: Sequence[bytes] | None = None) -> bytes:
