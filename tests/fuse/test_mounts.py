@@ -480,13 +480,17 @@ def test_nothing_slow_holds_up_the_mount_of_an_image(kind: str, place: Path, con
     path = place / ("slow" if kind == "READDIRPLUS" else "slow/inside")
     if kind == "READ":
         (control / "gate").touch()
-    with served("native", "stuck", place, control=control):
+    with served("native", "stuck", place, control=control) as it:
         if kind == "READ":
             path.stat()
             (control / "gate").unlink()
         command = [SLOW[kind], str(path)]
-        crowd = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(20)]
+        crowd = [subprocess.Popen(command, stdout=subprocess.DEVNULL)]
         try:
+            if kind != "READ":
+                # Whoever looks up the same name meanwhile waits for the first, not to be killed.
+                assert_waits(crowd[0], it)
+            crowd += [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(19)]
             time.sleep(0.2)
             assert (place / "calm/file").read_text() == "."
             assert os.listdir(place / "changing") == []

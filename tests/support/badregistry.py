@@ -97,7 +97,8 @@ def _parsed(head: bytes) -> Asked:
 def answer(body: bytes, status: str = "200 OK", **headers: str) -> list[bytes]:
     """Return a whole answer; a header's name has underscores for hyphens."""
     more = {name.replace("_", "-"): value for name, value in headers.items()}
-    said = {"Content-Length": str(len(body)), **more}
+    # Each connection is for one answer, which a client that would use it again has to be told.
+    said = {"Content-Length": str(len(body)), "Connection": "close", **more}
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in said.items())]
     return ["\r\n".join([*lines, "", ""]).encode() + body]
 
