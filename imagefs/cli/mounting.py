@@ -293,7 +293,7 @@ def unmount(mountpoints: Sequence[Path], *, lazy: bool, everything: bool) -> Non
 @click.command()
 @json_option
 def mounts(*, as_json: bool) -> None:
-    """List the mounts of imagefs; as root, those without a daemon too."""
+    """List the mounts of imagefs."""
     found = registry().mounts()
     if as_json:
         output.show_json([asdict(one) for one in found])
