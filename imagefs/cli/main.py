@@ -113,7 +113,7 @@ _COMMANDS = {
     "mount": ("mounting", "Mount an image on a directory."),
     "serve": ("mounting", "Show all images of the engine as directories."),
     "unmount": ("mounting", "Take mounts away, dead ones too."),
-    "mounts": ("mounting", "List the mounts of imagefs; as root, those without a daemon too."),
+    "mounts": ("mounting", "List the mounts of imagefs."),
     "run": ("run", "Run a command of an image."),
     "changes": ("changes", "Show what was written on top of an image."),
     "ls": ("look", "List what is in an image, without a mount."),
