@@ -45,8 +45,8 @@ class Calls:
         self._opens_itself = self._all_stable and sys.platform == "linux"
         self._find = Paths(fs, self._all_stable).find
         self._stat = library.stat
-        # The directory that was listed last, which libfuse 3 may take in parts.
-        self._listing: tuple[int, list[tuple[bytes, Attr]]] = 0, []
+        # Of directories that are open, as libfuse 3 may take them in parts.
+        self._listings: dict[int, list[tuple[bytes, Attr]]] = {}
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """Return all calls, by their names in struct fuse_operations."""
@@ -109,7 +109,10 @@ class Calls:
         self._library.opened(info, node, self._all_stable)
 
     def _releasedir(self, _path: bytes, info: int) -> None:
-        self._refer(self._library.handle(info), -1)
+        node = self._library.handle(info)
+        # Who else lists it makes the listing anew.
+        self._listings.pop(node, None)
+        self._refer(node, -1)
 
     def _refer(self, node: int, count: int) -> None:
         if not self._all_stable:
@@ -119,12 +122,12 @@ class Calls:
         self, _path: bytes, buffer: int, filler: int, offset: int, info: int, flags: int = 0
     ) -> None:
         node = self._library.handle(info)
-        listed, entries = self._listing
-        if not offset or listed != node:
+        entries = self._listings.get(node) if offset else None
+        if entries is None:
             own = self._fs.getattr(node)
             above = self._fs.lookup(node, b"..") or own
             entries = [(b".", own), (b"..", above), *self._fs.listdir(node)]
-            self._listing = node, entries
+            self._listings[node] = entries
         self._library.fill(filler, buffer, entries, offset, flags)
 
     def _readlink(self, path: bytes, buffer: int, size: int) -> None:
