@@ -5,13 +5,13 @@ function; it is written whole or not at all. Files are pickles of our own: the d
 the caller's alone.
 """
 
-import contextlib
 import hashlib
 import os
 import pickle
 from pathlib import Path
 
 from imagefs.errors import HostError
+from imagefs.host.files import host_errors, published
 from imagefs.scanning.plan import Part
 from imagefs.scanning.worker import Read
 
@@ -33,24 +33,16 @@ class State:
         """Return what a part had when it was read; None if that is not known."""
         try:
             return Read(*pickle.loads(self._path(part).read_bytes()))
-        except FileNotFoundError:
-            return None
         except Exception:
-            return None  # of another version, or cut: read anew
+            return None  # not there, of another version, or cut: read anew
 
     def remember(self, part: Part, done: Read) -> None:
         """Keep what a part had, unless something in it failed. Raises HostError."""
         if done.failures:
             return
         path = self._path(part)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        try:
-            temporary.write_bytes(pickle.dumps(tuple(done)))
-            temporary.rename(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise HostError(f"{path}: {error.strerror}") from error
+        with host_errors(path), published(path) as out:
+            pickle.dump(tuple(done), out)
 
     def _path(self, part: Part) -> Path:
         return self._folder / part.key.replace(":", "-")

@@ -8,16 +8,14 @@ import copy
 import json
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from imagefs.engine.addresses import Endpoint
 from imagefs.engine.api import Engine
+from tests.support.scripted import ScriptedServer
 from tests.support.tars import File, Sym, layer
 
 Answer = Iterable[bytes] | Callable[[], Iterable[bytes]]
@@ -29,65 +27,34 @@ SILENCE: list[bytes] = []
 PING = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
 
 
-class ScriptedEngine:
+class ScriptedEngine(ScriptedServer):
     """A server whose answers are found by the end of the path; /_ping is answered well."""
 
     def __init__(self, path: Path, answers: Mapping[str, Answer]) -> None:
         self.host = f"unix://{path}"
         self.asked: list[str] = []
         self._answers = {"/_ping": [PING], **answers}
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._open: list[socket.socket] = []
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        super().__init__(listener)
 
     def engine(self, timeout: float = 10.0) -> Engine:
         return Engine(Endpoint(self.host), timeout)
 
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            thread = threading.Thread(target=self._answer, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += connection.recv(65536) or b"\r\n\r\n"
-            match = re.match(rb"GET (\S+) ", request)
-            path = match[1].decode() if match else ""
-            self.asked.append(path)
-            path = path.partition("?")[0]
-            answer = next((a for end, a in self._answers.items() if path.endswith(end)), ())
-            for piece in answer() if callable(answer) else answer:
-                connection.sendall(piece)
-            if answer is SILENCE:
-                connection.recv(1)
+    def answer_to(self, connection: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(65536) or b"\r\n\r\n"
+        match = re.match(rb"GET (\S+) ", request)
+        path = match[1].decode() if match else ""
+        self.asked.append(path)
+        path = path.partition("?")[0]
+        answer = next((a for end, a in self._answers.items() if path.endswith(end)), ())
+        for piece in answer() if callable(answer) else answer:
+            connection.sendall(piece)
+        if answer is SILENCE:
+            connection.recv(1)
 
 
 def http(body: bytes, status: str = "200 OK", kind: str = "application/json") -> list[bytes]:

@@ -6,15 +6,14 @@ sent is raw bytes, so that anything can be said, HTTP or not.
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from tests.support import samples
 from tests.support.badengine import SILENCE, http
 from tests.support.samples import SampleImage, digest, gz
+from tests.support.scripted import ScriptedServer
 
 
 @dataclass(frozen=True)
@@ -35,56 +34,30 @@ Answer = Iterable[bytes] | Callable[[Asked], Iterable[bytes]]
 """Pieces to send before the connection is closed, or a function that makes them."""
 
 
-class BadRegistry:
+class BadRegistry(ScriptedServer):
     """A server whose answers are found by the end of the path."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.asked: list[Asked] = []
         self.answers = dict(answers)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.place = f"localhost:{self._listener.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._open: list[socket.socket] = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.place = f"localhost:{listener.getsockname()[1]}"
+        super().__init__(listener)
 
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            thread = threading.Thread(target=self._answer, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            head = connection.recv(65536)
-            if head[:1] != b"G" and head[:1] != b"H":
-                return  # somebody tries TLS
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536) or b"\r\n\r\n"
-            asked = _parsed(head)
-            self.asked.append(asked)
-            path = asked.path.partition("?")[0]
-            answer = next((a for end, a in self.answers.items() if path.endswith(end)), NOT_FOUND)
-            for piece in answer(asked) if callable(answer) else answer:
-                connection.sendall(piece)
-            if answer is SILENCE:
-                connection.recv(1)
+    def answer_to(self, connection: socket.socket) -> None:
+        head = connection.recv(65536)
+        if head[:1] != b"G" and head[:1] != b"H":
+            return  # somebody tries TLS
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(65536) or b"\r\n\r\n"
+        asked = _parsed(head)
+        self.asked.append(asked)
+        path = asked.path.partition("?")[0]
+        answer = next((a for end, a in self.answers.items() if path.endswith(end)), NOT_FOUND)
+        for piece in answer(asked) if callable(answer) else answer:
+            connection.sendall(piece)
+        if answer is SILENCE:
+            connection.recv(1)
 
 
 def _parsed(head: bytes) -> Asked:
