@@ -38,7 +38,8 @@ from imagefs.mounts.writable import serve_writable
 from imagefs.overlay import stack
 from imagefs.overlay.kept import take_up, thrown_away
 from imagefs.progress import Progress
-from imagefs.store.store import Store, default_root
+from imagefs.store.directory import default_root
+from imagefs.store.store import Store
 
 if TYPE_CHECKING:
     from imagefs.vfs.image_fs import ImageFs

@@ -26,7 +26,8 @@ from imagefs.image.reference import ArchiveReference
 from imagefs.index import cache as index_cache
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
-from imagefs.store.store import Store, default_root
+from imagefs.store.directory import default_root
+from imagefs.store.store import Store
 from imagefs.text import size_text
 from imagefs.vfs import layers_txt
 from imagefs.vfs.layers_txt import LayerSummary

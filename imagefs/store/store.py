@@ -1,8 +1,8 @@
 """The content-addressed cache: whole layers by diff id, images by id, and what they were called.
 
-Owns the cache directory and the promise that nothing in it is half-made or unverified: content
-is written in a workspace, checked, synced and renamed. Knows nothing of engines, of archives or
-of what is inside a layer. Everything that a Store hands out is safe from `prune` until
+Owns the promise that nothing in the cache is half-made or unverified: content is written in a
+workspace, checked, synced and renamed. Knows nothing of engines, of archives or of what is inside
+a layer. Everything that a Store hands out is safe from `prune` until
 the Store is closed or its process, and every fork of it, has ended. Any thread may call it.
 
     CACHEDIR.TAG             marks the directory as ours, by what it says, and as not worth a backup
@@ -20,10 +20,9 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -32,60 +31,35 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import (
     fsync_directory,
     host_errors,
-    is_locked,
-    locked,
     take_lock,
-    user_path,
     write_synced,
 )
 from imagefs.image import config as image_config
 from imagefs.image.json_shape import strings
 from imagefs.image.model import Blob, Image, Layer
+from imagefs.store.directory import CacheDirectory
 from imagefs.store.hashed_file import HashedFile
 from imagefs.store.refs import Refs
 
 _DIGITS = re.compile("[0-9a-f]{64}")
-_TRANSIENT = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.tmp")
-"""What workspaces, claims and unfinished indexes are called."""
 ARCHIVE_MARK = b"imagefs parts 1\n"
 """What the record of an archive ends with; see `archive.record`."""
-_TAG = "CACHEDIR.TAG"
-_TAG_CONTENT = b"""\
-Signature: 8a477f597d28d172789f06886806bc55
-# This directory is the cache of imagefs; `imagefs cache` looks after it.
-"""
 
 
-def default_root() -> Path:
-    """Return where the cache is: $IMAGEFS_CACHE, or `imagefs` in the user's cache directory.
-
-    The path is absolute, since a daemon works in another directory.
-    """
-    if given := os.environ.get("IMAGEFS_CACHE"):
-        return Path(given).absolute()
-    return user_path("cache")
-
-
-class Store:
-    """The cache in a directory, which is made if it does not exist."""
+class Store(CacheDirectory):
+    """The cache in a directory, which is made if it does not exist. See CacheDirectory."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (root or default_root()).absolute()
+        super().__init__(root)
         self.layers_dir = self.root / "layers" / "sha256"
         self.archives_dir = self.root / "archives"
         self.images_dir = self.root / "images"
         self.refs = Refs(self.root / "refs")
-        self.index_dir = self.root / "index"
-        self.erofs_dir = self.root / "erofs"
-        self.uses_dir = self.root / "uses"
-        self.locks_dir = self.root / "locks"
-        self.work_dir = self.root / "work"
         self._use_fd: int | None = None
         self._used: set[str] = set()
         self._mutex = Lock()
         with host_errors(self.root):
-            self._make()
-            self._sweep()
+            self._make_rooms()
 
     def close(self) -> None:
         """Give up the claim on what was handed out, unless a fork still holds it."""
@@ -95,28 +69,13 @@ class Store:
             self._use_fd = None
             self._used.clear()
 
-    def _make(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = self.root.stat()
-        if status.st_uid != os.geteuid():
-            raise HostError(
-                f"{self.root}: the cache belongs to uid {status.st_uid}, not to you;"
-                " set IMAGEFS_CACHE to a directory of your own"
-            )
-        self._mark()
-        if status.st_mode & 0o077:
-            self.root.chmod(0o700)
+    def _make_rooms(self) -> None:
         has_archives = self.archives_dir.exists()
         for directory in (
             self.layers_dir,
             self.archives_dir,
             self.images_dir,
             self.refs.directory,
-            self.index_dir,
-            self.erofs_dir,
-            self.uses_dir,
-            self.locks_dir,
-            self.work_dir,
         ):
             directory.mkdir(parents=True, exist_ok=True)
         if not has_archives:
@@ -131,79 +90,6 @@ class Store:
                     file.seek(-min(len(ARCHIVE_MARK), path.stat().st_size), os.SEEK_END)
                     if file.read() == ARCHIVE_MARK:
                         path.rename(self.archive_path(name))
-
-    def _mark(self) -> None:
-        """See to it that the directory bears our mark; one that holds something else is refused."""
-        tag = self.root / _TAG
-        if _tag_of(tag) == _TAG_CONTENT:
-            return
-        # Another process may be making the cache: then the tag is what makes it not empty.
-        if set(os.listdir(self.root)) - {_TAG} and _tag_of(tag) != _TAG_CONTENT:
-            raise self._foreign()
-        fd = os.open(tag, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(fd, "r+b") as file:
-            take_lock(fd)
-            found = file.read(len(_TAG_CONTENT) + 1)
-            # Whoever was killed while writing it has left nothing else.
-            if not _TAG_CONTENT.startswith(found):
-                raise self._foreign()
-            file.write(_TAG_CONTENT[len(found) :])
-
-    def _foreign(self) -> HostError:
-        return HostError(
-            f"{self.root}: is neither empty nor a cache of imagefs; set IMAGEFS_CACHE to an empty"
-            " or a new directory"
-        )
-
-    def _sweep(self) -> None:
-        """Remove the workspaces, claims and files whose makers are dead: their locks are free."""
-        dead = [path for path in self._transient() if _is_free(path)]
-        if not dead:
-            return
-        with self.guard():
-            # Seen under the guard, what is free was not just being made.
-            for path in filter(_is_free, dead):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-
-    def _transient(self) -> Iterator[Path]:
-        """Yield what goes with its maker, as far as it bears names that we give."""
-        for directory in (self.work_dir, self.uses_dir, self.index_dir, self.erofs_dir):
-            for entry in os.scandir(directory):
-                if _TRANSIENT.fullmatch(entry.name) and not entry.is_symlink():
-                    yield directory / entry.name
-
-    def guard(self, *, shared: bool = False) -> AbstractContextManager[None]:
-        """Hold the lock that makes claims (shared) and removals (exclusive) exclude each other."""
-        return locked(self.locks_dir / "store", shared=shared)
-
-    def lock(
-        self, key: str, waiting: Callable[[], None] | None = None
-    ) -> AbstractContextManager[None]:
-        """Hold the lock on a piece of work; `waiting` is called once if another process has it."""
-        name = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        return locked(self.locks_dir / name, waiting=waiting)
-
-    @contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """Make a directory on the cache's disk, which goes with the block or with the process."""
-        path, fd = self.lasting_workspace()
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(fd)
-
-    def lasting_workspace(self) -> tuple[Path, int]:
-        """Make a directory that goes once its descriptor is closed, also in forks, or later."""
-        with host_errors(self.root), self.guard(shared=True):
-            path = self.work_dir / os.urandom(8).hex()
-            path.mkdir()
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            take_lock(fd)
-        return path, fd
 
     # What is there
 
@@ -387,21 +273,6 @@ class Store:
 def _digests(names: Iterable[str]) -> list[str]:
     """Return the digests that files are named by, and leave out what is called otherwise."""
     return [f"sha256:{name}" for name in names if _DIGITS.fullmatch(name)]
-
-
-def _tag_of(path: Path) -> bytes | None:
-    """Return the beginning of a directory's tag, None where it has none."""
-    with suppress(OSError), path.open("rb") as file:
-        return file.read(len(_TAG_CONTENT) + 1)
-    return None
-
-
-def _is_free(path: Path) -> bool:
-    """Tell whether a file or directory is locked by nobody; one that is gone is not free."""
-    try:
-        return not is_locked(path)
-    except FileNotFoundError:
-        return False
 
 
 def _mark_used(path: Path) -> None:

@@ -17,9 +17,10 @@ from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import published
 from imagefs.image.model import Image, Layer
 from imagefs.progress import Silent
+from imagefs.store.directory import _TAG_CONTENT
 from imagefs.store.inventory import contents
 from imagefs.store.prune import prune
-from imagefs.store.store import _TAG_CONTENT, Store
+from imagefs.store.store import Store
 from imagefs.store.verify import verify
 
 LONG_AGO = 1_000_000_000
