@@ -1,9 +1,16 @@
 """Directories: what they name comes before them, the directories that they name behind.
 
-Each of those enters its number where it is named. What many views show alike is listed once: then
-the directory is copied, and only the numbers of directories in it are others, since a directory
-may have one parent only. Memory is taken for what has numbers, a few bytes for each directory,
-never for a whole listing.
+An inode's number is its place in the file, so a directory can name only what has one. Files are
+written when they are first named, before the directory; directories after it, in the order of a
+walk, and each then enters its number where it is named, which was left 0. `.` and `..` are known at
+once: room for the directory is made before its entries are packed, and its parent came before.
+
+What many views show alike is listed once. The next view's is a copy of the bytes, in which only
+directories have other numbers, its own, its parent's and those below, since a directory may have
+one parent only; these are still to come, so they are left to be entered as before. It is alike if
+the views agree on it and all below (`ImageFs.alike`), and if it names no file whose number of
+links, and thus whose inode, is another from view to view. Memory is taken for what has numbers, a
+few bytes for each directory, never for a whole listing.
 """
 
 import stat

@@ -1,10 +1,16 @@
 """The threads that answer the requests of one mount: one leads, until it is stuck in an answer.
 
 A second thread would only wait for the interpreter's lock, so the leader takes every request and
-answers it. While it does, the right to lead, the baton, lies where anybody may pick it up. If the
-same request is still being answered some ticks of the watch later, another thread picks it up and
-leads on; whoever finds the baton gone has answered its last request. To put it down and to pick it
-up are single operations of a list, which is all that a quick request pays.
+answers it. While it does, the right to lead, the baton, lies where anybody may pick it up: it is
+the request itself, in a list of one or none. To put it down and to pick it up are single
+operations of the list, which is all that a quick request pays.
+
+The watch looks at the baton at each tick. If the same one lies there twice in turn, a new thread
+picks it up, enters in `_slow` who is stuck and in what, and leads on. (Should the old leader have
+come to its next request just then, it is that one's baton which is gone; this does no harm.) Who
+finds the baton gone has sent its reply, takes itself off `_slow`, and ends; no thread waits to be
+used again. So there is one leader, and besides a thread for each request that takes long. While
+nobody asks, the watch sleeps, and the next request wakes it.
 
 Who is interrupted is told so once, by INTERRUPT, at the first signal, be it one that a program
 handles and goes on after. No system call on files may fail for those, so EINTR is only for askers

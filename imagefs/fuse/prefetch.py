@@ -3,12 +3,16 @@
 Where a tool reads its way through a directory, asking for each file costs several times what the
 file's bytes do. So the reply to one READ waits until the next files lie in the page cache, by
 FUSE_NOTIFY_STORE. How many there are grows while the guess is right, shrinks when it is wrong,
-and is none for whoever reads a single file.
+and is none for whoever reads a single file. It is right if the next file whose READ comes is the
+one behind those that were handed over: then these were read without asking.
 
-The kernel locks a page from when somebody wants it read until it is answered, and a store waits
-for that lock. Whoever waits for the reply to the READ at hand cannot have asked for another file
-meanwhile; somebody else can, so nothing is stored while a request waits. Should one come in the
-moment between that look and the store, another thread of the crew answers it.
+A hand-over must not wait for itself. The kernel locks a page from when somebody wants it read
+until that READ is answered, and a store waits for the lock; so it would wait for ever where the
+READ waits in the device for the very thread that stores. Whoever waits for the reply to the READ at
+hand cannot have asked for another file meanwhile. Somebody else can: so nothing is stored while a
+request waits. Should one come in the moment between that look and the store, the thread is
+stuck in it as in any slow answer, and another of the crew leads on, answers, and so frees it
+(`crew.py`). That one hands over nothing itself: it does not wait for who is at it.
 """
 
 import errno

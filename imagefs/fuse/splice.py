@@ -1,4 +1,4 @@
-"""Large READs answered without taking the bytes in hand: from the archive's pages to the reader's.
+"""Large READs answered without taking the bytes in hand: from a file's pages to the reader's.
 
 The pages go through a pipe by reference, splice(2), so that the kernel copies them once instead
 of twice. To read a GiB from start to end took 0.31 instead of 0.43 s.

@@ -1,1 +1,1 @@
-"""A layer as a mapped table."""
+"""A layer as a table on disk."""

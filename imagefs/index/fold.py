@@ -5,6 +5,18 @@ symbolic links as parents, names that come twice, hard links to anything in any 
 are kept as the plain entries that they are; what they do to other layers is `merge.py`'s. Nothing
 here touches the host's file system. One `Fold` belongs to one scan.
 
+An entry's key is its directory's number and its name. So a path is resolved once, when its member
+comes, and a directory that something replaces is not taken apart: nothing leads to its number then.
+
+A hard link means what its target's path leads to when it comes. Where that is a leaf of this layer,
+both become names of one shared inode, whatever is put at either path later. Else the link is
+pending: its record is unbound and holds the path. A link to an unbound one is one more name of
+that. Once all members are in, each pending link is followed through this layer, from target to
+target, until there is a leaf, none, or a link that was passed before. What it passed are paths
+that lower layers are asked for, the nearest first, as what they hold was there before. A leaf at
+the end is then shared by all links of the way, for where no lower layer has the target: they are
+late. All others stay unbound, and are the index's foreign ones, which `vfs/links.py` resolves.
+
 What it costs is bounded: a plain file takes some 90 bytes beside its name, any other member up to
 some 250 beside its name, its target and its attributes, and what a few bytes of a tar could blow
 up (implied directories, attributes, links through links) has a limit of its own.

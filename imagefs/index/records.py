@@ -1,9 +1,17 @@
 """Members in few bytes: what a fold keeps of each, and how the index's writer reads it.
 
 An entry is one `bytes`: the number of its directory (DIRECTORY_BYTES, big-endian), its name, and
-a record of RECORD_BYTES that begins with a NUL, which no name holds. So entries sort by directory,
-then by name, then by what the record begins with: the content's offset, which grows from member to
-member, or what sorts behind all offsets. The last entry of a name is thus the one that counts.
+a record of RECORD_BYTES that begins with a NUL, which no name holds. Nothing but a plain sort of
+these, without a key or a line of Python for each, makes a tree of them:
+
+    directory | name | 00, offset of the content  | ...     a leaf
+    directory | name | 00 FF 00 00, its number    | ...     a directory, or a name of a shared inode
+
+They come to lie by directory, and there by name; the NUL has `a` sort before `a.b`, and has a
+search for `a` and a NUL find no longer name. Of one name, they lie in the order of the tar: offsets
+grow from member to member, as each has a header before its content, and what has a number sorts
+behind all of them; it is settled (`fold.py`), and nothing that waits is later. So the last
+entry of a name is the one that counts, and one look at each neighbour drops the others.
 
 What few members have lies in one buffer beside it, in the very form that the index has it in.
 """

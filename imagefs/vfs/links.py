@@ -3,6 +3,13 @@
 Owns where each leads: to the inode that the snapshot below the link's layer has under its target's
 path. One by one when somebody asks, and all at once, the bottom layer's first, where the names of
 a file are to be counted; how much is done for the count has a bound. May be used by many threads.
+
+What is found there may be such a link itself, of a lower layer, and is followed in turn: each step
+goes down by a layer or more, so the way ends, and all that it passes are resolved with it. A link
+whose own layer names several paths, for the links that it led on to there (`index/fold.py`), is
+looked up by each until one is found. Where no lower layer has any, it leads to the inode that its
+own layer has for it, if it is late; else to nothing, and reads as lost. None of it depends on what
+lies above the link's layer, so what is remembered, by the chain below, is good for every view.
 """
 
 from array import array

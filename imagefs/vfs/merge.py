@@ -4,6 +4,14 @@ Owns what whiteouts and opaque markers do (OCI image-spec, layer.md, "Whiteouts"
 what lower layers hold, never its own layer's, wherever in the layer it stands. A directory is
 given as its places: the directories of the same path that show through each other, topmost first.
 Pure functions over indexes; nothing is kept.
+
+A listing goes once through the layers, from the top. A name is found where it first comes; only a
+directory goes on from there, and takes the same directories of lower layers into its stack. It is
+closed, so that nothing below counts for it, by what is no directory, by an opaque marker in it, or
+by a whiteout. A layer's whiteouts close names when all of its entries have been seen, which is why
+they never hide its own. A wide directory is cut by names into ranges that are merged one by
+one; a range takes of each layer its entries and, from elsewhere in the directory, the markers for
+them.
 """
 
 import itertools
