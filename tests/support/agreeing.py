@@ -30,6 +30,7 @@ def agree(fs: ImageFs, mountpoint: Path) -> int:
     top = os.fsencode(mountpoint)
     count = 0
     numbers: dict[int, int] = {}
+    directories: set[int] = set()
     waiting = [(top, fs.root if fs.root != ROOT_ID else ROOT_ID)]
     _same(fs, top, fs.getattr(fs.root))
     while waiting:
@@ -44,6 +45,8 @@ def agree(fs: ImageFs, mountpoint: Path) -> int:
             found = _same(fs, path, attr, read=number < _MOST_READ)
             if stat.S_ISDIR(attr.mode):
                 waiting.append((path, attr.node))
+                assert found.st_ino not in directories, path
+                directories.add(found.st_ino)
             else:
                 # One file is one inode in all views that show as many names of it.
                 assert numbers.setdefault(found.st_ino, attr.node) == attr.node, path
