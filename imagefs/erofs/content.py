@@ -35,6 +35,7 @@ class Copy(NamedTuple):
 
 
 Placed = tuple[Body, Sequence[Copy]]
+_EMPTY: Placed = Body(), ()
 
 
 class Content(Protocol):
@@ -56,26 +57,35 @@ class Elsewhere:
         self.devices = devices
         self.loses = False
         self._numbers = {path: number for number, path in enumerate(devices, 1)}
-        self._bits = bits
+        self._bits, self._rest = bits, (1 << bits) - 1
+        self._layer: OpenLayer | None = None
+        self._of_layer = 0, 0, 0
         self._whole = fmt.CHUNK_INDEXES | fmt.MAX_CHUNK_BITS
         self._most = 1 << bits + fmt.MAX_CHUNK_BITS
 
     def place(self, layer: OpenLayer, row: Row, room: int) -> Placed:
         """See Content."""
         del room
-        blob = blob_of(layer.layer)
-        if row.flags & rows.FOREIGN:
+        if layer is not self._layer:
+            # One after the other, files are mostly of one layer.
+            blob = blob_of(layer.layer)
+            self._layer, self._of_layer = (
+                layer,
+                (self._numbers[blob.path], blob.offset, blob.length),
+            )
+        device, offset, length = self._of_layer
+        flags, size, data = row.flags, row.size, row.data
+        if flags & rows.FOREIGN:
             return self._lost(), ()
-        if not row.size:
-            return Body(), ()
-        device = self._numbers[blob.path]
-        start = blob.offset + row.data
-        if row.flags & rows.SPARSE:
+        if not size:
+            return _EMPTY
+        start = offset + data
+        if flags & rows.SPARSE:
             return self._sparse(layer, row, device, start)
-        if row.data + row.size > blob.length:
+        if data + size > length:
             return self._lost(), ()
-        address, rest = divmod(start, 1 << self._bits)
-        if rest or row.size > self._most or address > fmt.MAX_ADDRESS:
+        address, rest = start >> self._bits, start & self._rest
+        if rest or size > self._most or address > fmt.MAX_ADDRESS:
             return self._sparse(layer, row, device, start)
         chunk = fmt.CHUNK_INDEX.pack(0, device, address)
         return Body(fmt.CHUNK_BASED, self._whole, chunk), ()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BITS = 9
 """Blocks of 512 bytes, as members of tars begin at multiples of that."""
-_VERSION = 1
+_VERSION = 2
 _MAGIC = b"imagefs\x1b"
 # magic, version, key, length of the image, length of the notes, CRC-32 of both
 _HEADER = Struct("<8sI32sQII")

@@ -24,17 +24,24 @@ class Output:
         """Where the next byte goes."""
         return self._flushed + len(self._buffer)
 
-    def append(self, content: bytes | bytearray) -> int:
-        """Add bytes, and return where they lie."""
+    def append(self, content: bytes | bytearray, unit: int = 1) -> int:
+        """Add bytes, behind zeros up to a multiple of `unit`, and return where they lie."""
         if len(self._buffer) > _FLUSHED:
             self.flush()
         at = self._flushed + len(self._buffer)
+        if at % unit:
+            self._buffer += bytes(-at % unit)
+            at += -at % unit
         self._buffer += content
         return at
 
     def align(self, unit: int) -> int:
         """Add zeros up to a multiple of `unit`, and return where that is."""
-        self._buffer += bytes(-self.end % unit)
+        return self.pad(-self.end % unit)
+
+    def pad(self, count: int) -> int:
+        """Add so many zeros, and return where they end."""
+        self._buffer += bytes(count)
         return self.end
 
     def room(self, unit: int, length: int) -> int:

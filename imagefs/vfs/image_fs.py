@@ -25,9 +25,10 @@ from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
 from imagefs.index.rows import Row
-from imagefs.vfs import layers_txt, merge, nodeid
+from imagefs.vfs import layers_txt, listed, merge, nodeid
 from imagefs.vfs.lazy_listing import WIDE, Growing, Wide
 from imagefs.vfs.links import Links
+from imagefs.vfs.listed import Listed
 from imagefs.vfs.memory import Memory
 from imagefs.vfs.merge import Place, Visible
 from imagefs.vfs.open_layer import BLOCK, Maps, OpenLayer, blocks_of
@@ -91,15 +92,19 @@ class ImageFs:
         """What LAYER_XATTR says of each layer, by its number."""
         return self._layer_names
 
-    def alike(self, node: int) -> Place | None:
+    def alike(self, node: int) -> Sequence[Place]:
         """Return what directories have in common that show the same, with all below them.
 
-        None where that is not known of the directory: it is in no merged view, or the counts of
-        hard links differ from view to view wherever they please.
+        First by what others may know this one: in a merged view a chain and a row of its topmost
+        layer, in a layer alone -1 times the layer and a row. Where nothing lower shows through, the
+        latter comes second in a merged view, which shows what the layer does. Nothing is returned
+        of directories above which none is alike: the mount makes them up, a merged view shows them
+        otherwise than the layer, or hard links have counts that differ from view to view wherever
+        they please.
         """
         view, layer, number = nodeid.unpack(node)
         seen = self._views.get(view)
-        return seen.alike(layer, number) if seen and layer else None
+        return seen.alike(layer, number) if seen and layer else ()
 
     # Building
 
@@ -326,6 +331,22 @@ class ImageFs:
                 return Wide(directory.size, partial(self._part, seen, layer, number))
             return self._wide(seen, layer, number)
         return self._part(seen, layer, number, 0, directory.size)
+
+    def listed(self, node: int) -> Iterator[Listed]:
+        """Yield what `listdir` lists of a layer's directory, some at a time, without attributes."""
+        view, layer, number = nodeid.unpack(self._root if node == ROOT_ID else node)
+        seen = self._view(view, layer, number)
+        places = seen.places(layer, number)
+        if places and merge.size(places) <= WIDE:
+            yield listed.of_listing(seen, seen.listing(places).entries)
+        elif places:
+            for some in seen.listings(layer, number):
+                yield listed.of_listing(seen, some.entries)
+        else:
+            index, size = self._indexes[layer], self._row(layer, number).size
+            for at in range(0, size, WIDE):
+                end = min(at + WIDE, size)
+                yield listed.of_layer(seen, (layer, number), index, at, end)
 
     def _part(self, view: View, layer: int, number: int, first: int, last: int) -> list[Entry]:
         """Return some of the entries of a directory that shows one layer only."""

@@ -26,6 +26,8 @@ VIEW_SHIFT = LAYER_BITS + ROW_BITS
 LAYER_SHIFT = ROW_BITS
 LAYER_MASK = MAX_LAYERS
 ROW_MASK = MAX_ROWS - 1
+PLACE_MASK = (1 << VIEW_SHIFT) - 1
+"""The bits of layer and row, which are the same in all views."""
 
 
 def pack(view: int, layer: int, row: int) -> int:

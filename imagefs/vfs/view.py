@@ -20,6 +20,8 @@ from imagefs.vfs.pile import Chain, Spot
 MAX_COUNTED = 65_000
 """Most names of one file that are counted for each view, as many as ext4 lets a file have."""
 _KEY = SMALL + 64
+_MERGED_OTHERWISE = rows.WHITEOUTS_WITHIN | rows.IMPLIED | rows.XATTRS
+"""Directories that a merged view may show otherwise, though nothing shows through them."""
 _SOME = 4096
 """Entries of a wide directory that are looked at together."""
 
@@ -78,9 +80,11 @@ class View:
         child = self._index.find(self._index.row(number), name)
         return (layer, child) if child else None
 
-    def alike(self, layer: int, number: int) -> Place | None:
-        """Return what is one for all directories that show the same, by `ImageFs.alike`."""
-        return None
+    def alike(self, layer: int, number: int) -> Sequence[Place]:
+        """Return what directories have in common that show the same, by `ImageFs.alike`."""
+        # Without markers, nothing is hidden in a merged view but in a root.
+        told = number and not self._index.row(number).flags & _MERGED_OTHERWISE
+        return [(-layer, number)] if told else ()
 
     def places(self, layer: int, number: int) -> Sequence[Spot]:
         """Return the directories that show through each other, none where no more than one does."""
@@ -153,9 +157,14 @@ class MergedView(View):
         found = self._piles.lookup(self.spot(layer, number), name)
         return (found[0].layer, found[1]) if found else None
 
-    def alike(self, layer: int, number: int) -> Place | None:
-        """Return what is one for all directories that show the same, by `ImageFs.alike`."""
-        return None if self.has_links else (self._pile.chain(layer).number, number)
+    def alike(self, layer: int, number: int) -> Sequence[Place]:
+        """Return what directories have in common that show the same, by `ImageFs.alike`."""
+        if self.has_links:
+            return ()
+        chain = self._pile.chain(layer)
+        if self._piles.below(chain, number):
+            return [(chain.number, number)]
+        return [(chain.number, number), (-layer, number)]
 
     def places(self, layer: int, number: int) -> Sequence[Spot]:
         """Return the directories that show through each other, none where no more than one does."""

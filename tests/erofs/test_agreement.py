@@ -5,18 +5,20 @@ layers all that is a tree, of layers at random, and of the semantics of layers e
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
+from imagefs.erofs import subtrees
 from imagefs.errors import HostError
-from imagefs.vfs.image_fs import image_fs
+from imagefs.vfs.image_fs import ImageFs, image_fs
+from imagefs.vfs.listed import Listed
 from tests import test_hostile
 from tests.support.agreeing import agree
 from tests.support.kernel import keep, kernel_mounted, mounted_image, need_kernel
-from tests.support.tars import Hard, Node, image_of, layer
+from tests.support.tars import Dir, Hard, Node, image_of, layer
 from tests.tar import test_odd_tars
 from tests.vfs import test_semantics
 from tests.vfs.test_merge_properties import LAYERS
@@ -115,6 +117,62 @@ def test_many_layers_share_what_they_show(tmp_path: Path) -> None:
     layers = [layer(base | {"l": Hard("a/1/1/f")})]
     layers += [layer({f"a/{n}/{n}/new": "n", f"a/{n}/1/.wh.f": ""}) for n in range(5)]
     assert compare(layers, tmp_path) > 700
+
+
+def test_what_is_copied_leads_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are right wherever they are cut: blocks of names, and numbers in all of them."""
+    monkeypatch.setattr(subtrees, "_PIECE", 4096)
+    base = {f"a/{n:03}-{'long' * n}/{m}/f": "" for n in range(60) for m in range(40)}
+    # These sort before `.`, and between that and `..`.
+    base |= {f"a/-{n}/{name}/f": "" for n in range(9) for name in ("-", ".-", "..-")}
+    layers = [layer(base), layer({"b": "", "a/000-/0/g": ""}), layer({"c": ""}), layer({"d": ""})]
+    assert compare(layers, tmp_path) > 20_000
+
+
+@pytest.mark.parametrize("view", [None, "snapshots", "layers"])
+def test_what_a_layer_alone_shows_otherwise(view: str | None, tmp_path: Path) -> None:
+    """A layer's directories are copied to snapshots only where both show the same."""
+    own = {"trusted.overlay.origin": b"x"}
+    tree: dict[str, Node | str] = {f"{name}/": "" for name in ("x", "y", "y/b", "y/b/c", "z", "l")}
+    tree |= {
+        "x/a/": Dir(xattrs=own),
+        "x/a/f": "",
+        "y/b/.wh.gone": "",
+        "y/b/c/f": "",
+        "z/d/": Dir(),
+        "z/d/.wh..wh..opq": "",
+        "z/d/e/f": "",
+        "v/w/f": "",
+        "l/m/one": "1",
+        "l/n/two": Hard("l/m/one"),
+    }
+    layers = [
+        layer(tree),
+        layer(
+            {f"up/{name}": one for name, one in tree.items()}
+            | {"up/l/n/two": Hard("up/l/m/one"), "l/m/.wh.one": "", "z/d/e/g": ""}
+        ),
+    ]
+    assert compare(layers, tmp_path, view) > 40
+
+
+def test_what_shows_the_same_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each layer and snapshot only those directories are listed that it shows otherwise."""
+    listed: list[int] = []
+    listing = ImageFs.listed
+
+    def count(fs: ImageFs, node: int) -> Iterator[Listed]:
+        listed.append(node)
+        return listing(fs, node)
+
+    monkeypatch.setattr(ImageFs, "listed", count)
+    base = {f"a/{n}/": Dir() for n in range(50)} | {"a/": Dir(), "b/": Dir()}
+    layers = [layer(base), *(layer({f"b/{n}": ""}) for n in range(3))]
+    keep(image_of(layers, tmp_path), tmp_path)
+    # Of the lowest layer all; of others, and of snapshots, root and `b`; of the lowest's, the root.
+    assert len(listed) == 53 + 3 * 2 + 1 + 3 * 2
 
 
 def test_links_across_layers(tmp_path: Path) -> None:

@@ -4,20 +4,21 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imagefs.erofs.export import export
 from imagefs.errors import CorruptArchive, HostError
-from imagefs.vfs.image_fs import ImageFs
+from imagefs.vfs.image_fs import ImageFs, images_fs
 from tests.support import conformance
 from tests.support.agreeing import agree
 from tests.support.kernel import need_kernel
 from tests.support.mounted import imagefs
 from tests.support.needs import need_tool
 from tests.support.saved import docker_save
-from tests.support.tars import File, Hard, fs_of, layer
+from tests.support.tars import File, Hard, fs_of, image_of, layer
 
 LAYERS = [
     layer(conformance.CONTENT | {"long/": "", **{f"long/{n}": "x" * n for n in range(3990, 4110)}}),
@@ -51,13 +52,25 @@ def test_any_kernel_shows_it(view: str | None, tmp_path: Path) -> None:
         assert agree(fs, mountpoint) > 400
 
 
+def test_images_that_share_layers(tmp_path: Path) -> None:
+    """Several images in one show what FUSE would: each view of each, also of layers they share."""
+    need_kernel()
+    below = {"x/": "", "x/d/": "", "x/d/.wh.gone": "", "x/d/f": "", "y/": "", "y/e/": ""}
+    layers = [layer(below), layer({"y/e/h": ""})]
+    one = image_of(layers, tmp_path)
+    (tmp_path / "indexes").mkdir()
+    fs = images_fs([one, replace(one, names=("other:latest",))], tmp_path / "indexes")
+    with by_loop(exported(fs, tmp_path), tmp_path / "m") as mountpoint:
+        assert agree(fs, mountpoint) > 60
+
+
 @pytest.mark.parametrize("view", ["rootfs", None])
 def test_fsck_finds_nothing(view: str | None, tmp_path: Path) -> None:
-    """fsck.erofs finds no fault, and extracts every file as it is."""
+    """fsck.erofs finds no fault, not in what was copied either, and extracts each file."""
     fsck = need_tool("fsck.erofs", "erofs-utils")
-    fs = fs_of(
-        [layer({f"d{n}/{m}": f"{n}" * m for n in range(9) for m in range(300)})], tmp_path, view
-    )
+    many = layer({f"d{n}/{m}": f"{n}" * m for n in range(9) for m in range(300)})
+    deep = layer({f"e/{n}/sub/{m}/f": "" for n in range(9) for m in range(300)})
+    fs = fs_of([many, deep, layer({"f": "", "e/1/g": ""})], tmp_path, view)
     path, into = exported(fs, tmp_path), tmp_path / "extracted"
     done = subprocess.run([fsck, f"--extract={into}", path], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
