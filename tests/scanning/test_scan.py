@@ -210,6 +210,23 @@ def test_a_function_sees_the_file(tmp_path: Path) -> None:
     assert done.bytes_read < 200_000
 
 
+def test_each_layer_is_indexed_once(tmp_path: Path) -> None:
+    """Archives that are read in place have each a copy of a base; it is one layer all the same."""
+    base = [layer({f"b/{number}": f"NEEDLE-base-{number}\n"}) for number in range(3)]
+    for number in range(40):
+        own = layer({"own": f"NEEDLE-own-{number}\n", f"b/.wh.{number % 4}": ""})
+        (tmp_path / f"{number}.tar").write_bytes(docker_save(*base, own))
+    sources = [str(tmp_path / f"{number}.tar") for number in range(40)]
+    found = list(scan(sources, NEEDLES, processes=1))
+    assert len(found) == 43
+    for one in found:
+        holders = [int(Path(holder.source).stem) for holder in one.holders]
+        wanted = [one.path == "/own" or at % 4 != int(one.path[-1]) for at in holders]
+        assert list(one.shown) == wanted
+    indexes = [path for path in (tmp_path / "cache/index").iterdir() if path.suffix == ".idx"]
+    assert len(indexes) == 43
+
+
 def test_a_link_above_shows_what_was_deleted(tmp_path: Path) -> None:
     """A file whose own name is gone, but which a later layer linked to, is shown."""
     (tmp_path / "app.tar").write_bytes(
