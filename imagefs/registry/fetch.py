@@ -21,7 +21,7 @@ from imagefs.image.short_id import short_id
 from imagefs.registry import manifests
 from imagefs.registry.api import Registry
 from imagefs.registry.manifests import Finder, Listed, RemoteImage
-from imagefs.registry.pull import known, missing, pull
+from imagefs.registry.pull import missing, pull
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +179,9 @@ def _pulled(found: RemoteImage, registry: Registry, source: Source) -> Image:
         if wanted:
             pull(wanted, registry, context)
         layers = _layers(found, source)
-        if all(layer.diff_id.startswith("sha256:") for layer in layers):
-            held = store.image(found.id)
-            if held is None or held.manifest != found.manifest:
-                store.adopt_image(found.id, _names(source), found.config, found.manifest)
+        held = store.image(found.id)
+        if held is None or held.manifest != found.manifest:
+            store.adopt_image(found.id, _names(source), found.config, found.manifest)
     return Image(found.id, _names(source), found.config, found.manifest, layers)
 
 
@@ -190,8 +189,7 @@ def _layers(found: RemoteImage, source: Source) -> tuple[Layer, ...]:
     store = source.context.store
     layers = []
     for layer in found.layers:
-        name = known(store, layer.diff_id)
-        blob = store.layer(name) if name else None
+        blob = store.layer(layer.diff_id)
         if blob is None:
             raise HostError(f"{store.root}: {layer.diff_id} was removed while it was needed")
         layers.append(Layer(layer.diff_id, blob, stored=True, created_by=layer.created_by))
