@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from imagefs.archive.model import IngestContext
-from imagefs.errors import HostError, RegistryUnreachable, UsageError
+from imagefs.errors import HostError, RegistryError, RegistryUnreachable, UsageError
 from imagefs.image import reference as references
 from imagefs.image import safe_json
 from imagefs.image.model import Image, Layer
@@ -73,6 +73,27 @@ def ensure_image(source: Source) -> Image:
     store.remember(_key(source, reference.name), image.id, references.familiar(reference.name))
     store.remember(_key(source, _pinned(reference, digest)), image.id)
     return image
+
+
+def ensure_layer(source: Source, image_id: str, number: int) -> Image:
+    """Return an image that a reference is known to mean, cut to one of its layers.
+
+    If the store lacks the image, that layer alone is pulled. RegistryError where the reference has
+    come to mean another image.
+    """
+    reference, options = source.reference, source.options
+    last = _remembered(source, reference.name)
+    if last is not None and last.id == image_id:
+        return replace(last, layers=last.layers[number : number + 1])
+    with _registry(source) as registry:
+        found = Finder(registry).find(*registry.manifest(), options.image, options.platform)
+        if found.id != image_id:
+            raise RegistryError(f"{reference} means another image by now")
+        found = replace(found, layers=found.layers[number : number + 1])
+        wanted = missing(found.layers, source.context.store)
+        if wanted:
+            pull(wanted, registry, source.context)
+    return Image(found.id, _names(source), found.config, found.manifest, _layers(found, source))
 
 
 def not_pulled(source: Source) -> RemoteImage | None:

@@ -8,11 +8,13 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from imagefs.errors import ImagefsError, shortage
+from imagefs.image import reference
 from imagefs.image.model import Image, Layer
+from imagefs.image.reference import RegistryReference
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -108,13 +110,28 @@ def read(function: Function, part: Part) -> Read:
     failures: list[Failure] = []
     for place in part.places:
         with _failing(place.request.text, part.layer.diff_id, "", failures):
-            store, images = _images(place.request)
-            layer = images[place.image].layers[place.layer]
-            index = index_cache.open_index(layer, store.index_dir)
-            opened = OpenLayer(layer, index, Maps(Memory()))
-            done = _read(function, part, opened, place.request.text)
+            with _layer(place) as (layer, store):
+                index = index_cache.open_index(layer, store.index_dir)
+                opened = OpenLayer(layer, index, Maps(Memory()))
+                done = _read(function, part, opened, place.request.text)
             return done._replace(failures=failures + done.failures)
     return Read([], failures, 0, 0)
+
+
+@contextmanager
+def _layer(place: Place) -> Iterator[tuple[Layer, Store]]:
+    """Have a layer at hand, and the store that has a claim on it.
+
+    Where another worker opened a registry's image, its other layers are none of this one's.
+    """
+    request, number = place.request, place.layer
+    wanted = reference.parse(request.text)
+    if request not in _open and isinstance(wanted, RegistryReference):
+        with closing(Store()) as store:
+            yield opening.open_layer(request, place.image, number, store, Silent()), store
+        return
+    store, images = _images(request)
+    yield images[place.image].layers[number], store
 
 
 def _read(function: Function, part: Part, opened: OpenLayer, source: str) -> Read:
