@@ -230,6 +230,10 @@ class Transport:
             # requests looks at where a redirect leads, though it is not to follow it.
             raise self._no_address() from error
         self._open.add(response)
+        if self._cancelled.is_set():
+            # Whoever ended all may not have seen this one.
+            response.close()
+            raise RegistryError("the pull was ended")
         return response
 
     def _session(self, origin: str, place: str) -> requests.Session:

@@ -147,3 +147,24 @@ def test_a_form_is_not_sent_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> No
             way.ask(f"{way.base()}/token", {}, None, "POST", {"a": "b"})
         assert server.asked == ["POST"] * 2
         way.close()
+
+
+class _Cancels(ScriptedServer):
+    """Has somebody end all while an answer is on its way, of which the rest never comes."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.way = transport(f"127.0.0.1:{listener.getsockname()[1]}", plain_http=True)
+        super().__init__(listener)
+
+    def answer_to(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        self.way.cancel()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        connection.recv(1)
+
+
+def test_an_answer_that_comes_too_late_is_let_go() -> None:
+    """Nobody waits for the rest of it once all has been ended."""
+    with _Cancels() as server, pytest.raises(RegistryError, match="was ended"):
+        server.way.ask(f"{server.way.base()}/v2/", {})
