@@ -18,7 +18,7 @@ from imagefs.errors import CorruptArchive
 Read = Callable[[int], bytes]
 """`read(size)` returns the next bytes, at most `size`; none at the end."""
 
-MAGIC_BYTES = 6
+MAGIC_BYTES = 10
 """How many of a stream's first bytes tell what it is."""
 _INPUT = 64 << 10
 _OUTPUT = 64 << 10
@@ -37,7 +37,6 @@ _EMPTY_ZSTD_FRAMES = re.compile(
 )
 """Frames without content, with and without a checksum. A decompressor for each would cost minutes
 where some megabytes hold nothing else; RFC 8878 section 3.1.1."""
-_SKIPPABLE = b"\x2a\x4d\x18"
 
 
 class TooLargeError(CorruptArchive):
@@ -57,24 +56,21 @@ class Compression(Enum):
     BZIP2 = "bzip2"
 
 
-# RFC 1952 section 2.3.1, RFC 8878 section 3.1.1, the .xz file format section 2.1.1.1, and
-# bzip2's "BZh" with its block size.
+# RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2, the .xz file format section 2.1.1.1;
+# of bzip2, since a tar may begin with a file's name of the letters BZh, its block size as well and
+# what comes before a block, or before the end where there is none: digits of pi, or of its root.
+# The others have bytes that no name of a sane tar has, and engines go by no more of them.
 _MAGIC = {
-    b"\x1f\x8b\x08": Compression.GZIP,
-    b"\x28\xb5\x2f\xfd": Compression.ZSTD,
-    b"\xfd7zXZ\0": Compression.XZ,
-    b"BZh": Compression.BZIP2,
+    Compression.GZIP: re.compile(rb"\x1f\x8b\x08"),
+    Compression.ZSTD: re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+    Compression.XZ: re.compile(rb"\xfd7zXZ\0"),
+    Compression.BZIP2: re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"),
 }
 
 
 def recognise(head: bytes) -> Compression | None:
     """Return what a stream that begins with `head` is compressed with, or None."""
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic):
-            return kind
-    if head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
-        return Compression.ZSTD
-    return None
+    return next((kind for kind, magic in _MAGIC.items() if magic.match(head)), None)
 
 
 def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:

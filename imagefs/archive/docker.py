@@ -16,6 +16,7 @@ from imagefs.archive.members import KEEP_GOING, Files, shown
 from imagefs.archive.model import ArchivedImage, ArchivedLayer, lost_id, usable_names
 from imagefs.errors import CorruptArchive
 from imagefs.image import config as image_config
+from imagefs.image import safe_json
 
 MANIFEST = "manifest.json"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
@@ -43,7 +44,7 @@ def read(files: Files, manifest: bytes, *, make_do: bool = False) -> tuple[Archi
 def _as_written(manifest: bytes) -> Iterator[bytes]:
     """Yield the items of a JSON list byte for byte."""
     text = manifest.decode(json.detect_encoding(manifest), "surrogatepass")
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_int=safe_json.integer)
     at = text.index("[") + 1
     while True:
         at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]

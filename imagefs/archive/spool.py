@@ -50,8 +50,8 @@ def spooling(
     if context.indexer is not None:
         context.indexer.begin()
     store = context.store
-    found = {digest: store.layer(digest) for digest in expected}
-    present = {blob.length: (digest, blob) for digest, blob in found.items() if blob is not None}
+    found = filter(None, map(store.layer, expected))
+    present = {blob.length: (blob.digest, blob) for blob in found}
     with (
         store.workspace() as work,
         host_errors(store.root),

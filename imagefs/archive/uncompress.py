@@ -160,7 +160,7 @@ class _Maker:
 
     def work(self, layer: ArchivedLayer, kind: Compression | None) -> int:
         """Return how many bytes will be read to make a layer plain, or to verify it."""
-        if layer.file is None or (kind and self._known(layer.diff_id) is not None):
+        if layer.file is None or (kind and self._store.layer(layer.diff_id) is not None):
             return 0
         return layer.file.blob.length if kind or self._options.verify else 0
 
@@ -189,7 +189,7 @@ class _Maker:
 
     def _missing(self, layer: ArchivedLayer, where: str) -> Layer:
         """Return a layer that some other image has brought, or one without content."""
-        blob = self._known(layer.diff_id)
+        blob = self._store.layer(layer.diff_id)
         if blob is not None:
             return Layer(layer.diff_id, blob, stored=True)
         damage = "is missing from the archive"
@@ -212,17 +212,12 @@ class _Maker:
         """Return the digest, of the diff id's kind, of what the store has under `digest`."""
         if _algorithm(layer.diff_id) == "sha256":
             return digest
-        if self._store.recall(layer.diff_id) == digest:
+        if self._store.name_of(layer.diff_id) == digest:
             return layer.diff_id
         found = self._digest(blob, layer)
         if found == layer.diff_id:
             self._store.remember(layer.diff_id, digest)
         return found
-
-    def _known(self, diff_id: str) -> Blob | None:
-        """Return the store's layer of a diff id; the store itself knows them by SHA-256 only."""
-        known = diff_id if _algorithm(diff_id) == "sha256" else self._store.recall(diff_id)
-        return self._store.layer(known) if known else None
 
     def _compared(self, where: str, expected: str, found: str) -> str:
         """Return what is wrong if two digests differ, unless that is an error."""
@@ -245,7 +240,7 @@ class _Maker:
 
     def _decompressed(self, layer: ArchivedLayer, where: str, kind: Compression) -> Layer:
         with self._store.lock(f"layer {layer.diff_id}"):
-            blob = self._known(layer.diff_id)
+            blob = self._store.layer(layer.diff_id)
             if blob is not None:
                 return Layer(layer.diff_id, blob, stored=True)
             digest, damage = self._decompress(layer, where, kind)

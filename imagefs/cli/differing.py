@@ -211,7 +211,7 @@ def _with_content(change: Change, old: Tree | None, new: Tree, by_layer: bool) -
 
 
 def _text_of(tree: Tree | None, attr: Attr | None, path: bytes) -> bytes | None:
-    """Return the content of a regular file, cut where it is too much to show; None for others."""
-    if tree is None or attr is None or not stat.S_ISREG(attr.mode):
+    """Return a regular file's content, cut where it is too much to show; None if it has none."""
+    if tree is None or attr is None or not stat.S_ISREG(attr.mode) or tree.fs.is_lost(attr.node):
         return None
     return tree.read(attr, 0, min(attr.size, unified.MAX_BYTES + 1), path)

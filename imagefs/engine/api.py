@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from imagefs.engine.addresses import Endpoint
 from imagefs.errors import EngineError, EngineUnreachable, ImageNotFound
+from imagefs.image import safe_json
 from imagefs.image.json_shape import error_message, innermost, list_of, string, strings
 from imagefs.image.platform import joined, parse
 from imagefs.text import one_line
@@ -164,7 +165,7 @@ class Engine:
 
     def _parse(self, body: bytes, what: str) -> Any:
         try:
-            return json.loads(body)
+            return json.loads(body, parse_int=safe_json.integer)
         except (ValueError, RecursionError) as error:
             raise self._nonsense(what) from error
 

@@ -121,7 +121,7 @@ def devices_of(images: Sequence[Named]) -> tuple[Device, ...]:
     """Return the files of bytes of images, in their layers' order, each once."""
     found = []
     for path, layer in _files(images).items():
-        digest = layer.diff_id if layer.stored else blob_of(layer).digest or None
+        digest = blob_of(layer).digest or (layer.diff_id if layer.stored else None)
         with host_errors(path):
             stamp = _stamp(os.stat(path)) if digest is None else ()
         found.append(Device(os.fspath(path), digest, stamp))

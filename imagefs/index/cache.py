@@ -38,14 +38,14 @@ def key_of(layer: Layer, fd: int | None = None) -> bytes:
 
     With `fd`, the layer is what that descriptor has open. Raises HostError where it is gone.
 
-    A layer in the store is known by its diff id alone, one within a file of the store by that
+    A layer in the store is known by its digest there alone, one within a file of the store by that
     file's digest and its place there. One that is read in place is known by its
     file's path, device, inode, size, modification and change time, and its place in the file: who
     rewrites a file can set back the one time, but not the other. What is left of a damaged layer
     has an index apart, so that it never passes for a whole one.
     """
     if layer.stored:
-        identity: tuple[object, ...] = ("layer", layer.diff_id)
+        identity: tuple[object, ...] = ("layer", blob_of(layer).digest or layer.diff_id)
     elif (blob := blob_of(layer)).digest:
         identity = ("within", blob.digest, blob.offset, blob.length, layer.keep_going)
     else:

@@ -6,7 +6,6 @@ a helper is told nothing but the registry's name, on its standard input. Any thr
 """
 
 import base64
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -215,8 +214,8 @@ def _from_helper(
 
 def _answer(source: str, output: bytes, warn: Callable[[str], None]) -> Credentials | None:
     try:
-        said = _object(json.loads(output))
-    except (ValueError, RecursionError):
+        said = _object(safe_json.loads(output))
+    except safe_json.BadJsonError:
         said = {}
     username, secret = said.get("Username"), said.get("Secret")
     if not isinstance(username, str) or not isinstance(secret, str):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from imagefs.archive.model import IngestContext
-from imagefs.errors import HostError, RegistryUnreachable, UsageError
+from imagefs.errors import HostError, RegistryError, RegistryUnreachable, UsageError
 from imagefs.image import reference as references
 from imagefs.image import safe_json
 from imagefs.image.model import Image, Layer
@@ -21,7 +21,7 @@ from imagefs.image.short_id import short_id
 from imagefs.registry import manifests
 from imagefs.registry.api import Registry
 from imagefs.registry.manifests import Finder, Listed, RemoteImage
-from imagefs.registry.pull import known, missing, pull
+from imagefs.registry.pull import missing, pull
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,27 @@ def ensure_image(source: Source) -> Image:
     store.remember(_key(source, reference.name), image.id, references.familiar(reference.name))
     store.remember(_key(source, _pinned(reference, digest)), image.id)
     return image
+
+
+def ensure_layer(source: Source, image_id: str, number: int) -> Image:
+    """Return an image that a reference is known to mean, cut to one of its layers.
+
+    If the store lacks the image, that layer alone is pulled. RegistryError where the reference has
+    come to mean another image.
+    """
+    reference, options = source.reference, source.options
+    last = _remembered(source, reference.name)
+    if last is not None and last.id == image_id:
+        return replace(last, layers=last.layers[number : number + 1])
+    with _registry(source) as registry:
+        found = Finder(registry).find(*registry.manifest(), options.image, options.platform)
+        if found.id != image_id:
+            raise RegistryError(f"{reference} means another image by now")
+        found = replace(found, layers=found.layers[number : number + 1])
+        wanted = missing(found.layers, source.context.store)
+        if wanted:
+            pull(wanted, registry, source.context)
+    return Image(found.id, _names(source), found.config, found.manifest, _layers(found, source))
 
 
 def not_pulled(source: Source) -> RemoteImage | None:
@@ -179,10 +200,9 @@ def _pulled(found: RemoteImage, registry: Registry, source: Source) -> Image:
         if wanted:
             pull(wanted, registry, context)
         layers = _layers(found, source)
-        if all(layer.diff_id.startswith("sha256:") for layer in layers):
-            held = store.image(found.id)
-            if held is None or held.manifest != found.manifest:
-                store.adopt_image(found.id, _names(source), found.config, found.manifest)
+        held = store.image(found.id)
+        if held is None or held.manifest != found.manifest:
+            store.adopt_image(found.id, _names(source), found.config, found.manifest)
     return Image(found.id, _names(source), found.config, found.manifest, layers)
 
 
@@ -190,8 +210,7 @@ def _layers(found: RemoteImage, source: Source) -> tuple[Layer, ...]:
     store = source.context.store
     layers = []
     for layer in found.layers:
-        name = known(store, layer.diff_id)
-        blob = store.layer(name) if name else None
+        blob = store.layer(layer.diff_id)
         if blob is None:
             raise HostError(f"{store.root}: {layer.diff_id} was removed while it was needed")
         layers.append(Layer(layer.diff_id, blob, stored=True, created_by=layer.created_by))

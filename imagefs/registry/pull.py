@@ -27,16 +27,10 @@ from imagefs.text import one_line
 AT_A_TIME = 4
 
 
-def known(store: Store, diff_id: str) -> str | None:
-    """Return the digest by which the store has a layer; None where it has not."""
-    name = diff_id if diff_id.startswith("sha256:") else store.recall(diff_id)
-    return name if name and store.layer(name) is not None else None
-
-
 def missing(layers: Sequence[RemoteLayer], store: Store) -> list[RemoteLayer]:
     """Return those of the layers that the store lacks, each once."""
     by_id = {layer.diff_id: layer for layer in reversed(layers)}
-    return [layer for layer in list(by_id.values())[::-1] if known(store, layer.diff_id) is None]
+    return [layer for layer in list(by_id.values())[::-1] if store.layer(layer.diff_id) is None]
 
 
 def pull(layers: Sequence[RemoteLayer], registry: Registry, context: IngestContext) -> None:
@@ -79,7 +73,7 @@ class _Pull:
         diff_id, blob = self._layer.diff_id, self._layer.blob
         note = f"another process brings in layer {short_id(diff_id)}; waiting for it"
         with self._store.lock(f"layer {diff_id}", lambda: self._context.progress.note(note)):
-            if known(self._store, diff_id) is not None:
+            if self._store.layer(diff_id) is not None:
                 self._context.progress.advance(blob.size)
                 return
             with self._context.progress.part(

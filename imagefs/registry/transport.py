@@ -38,6 +38,7 @@ _PROBE_TIMEOUT = 3.0
 _WORTH_A_WORD = 5.0
 _API_HOSTS = {DEFAULT_DOMAIN: f"registry-1.{DEFAULT_DOMAIN}"}
 _REDIRECTS = {301, 302, 303, 307, 308}
+_IDEMPOTENT = {"GET", "HEAD"}
 _BUSY = {429, 500, 502, 503, 504}
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER")
 
@@ -148,17 +149,21 @@ class Transport:
     ) -> requests.Response:
         """Return an answer, for whose body nobody has asked yet; the caller closes it.
 
-        Whoever is busy is asked again after a while. Raises RegistryUnreachable, or RegistryError
-        where it makes no sense to ask again.
+        Whoever is busy is asked again after a while; who closed a connection before a byte of the
+        answer, as is done with idle ones, at once, but only the first time. Raises
+        RegistryUnreachable, or RegistryError where it makes no sense to ask again.
         """
         waits = Waits(self)
+        may_be_idle = method in _IDEMPOTENT
         while True:
             try:
                 response = self._ask_once(url, headers, authorization, method, form)
             except RegistryUnreachable as error:
                 if not self._reached:
                     raise
-                waits.before_again(error)
+                if not (may_be_idle and isinstance(error, _ConnectionLost)):
+                    waits.before_again(error)
+                may_be_idle = False
                 continue
             self._reached = True
             if response.status_code not in _BUSY:
@@ -219,13 +224,16 @@ class Transport:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
             raise RegistryError(f"{self.place}: {shown(url)} cannot be asked for") from error
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            raise RegistryUnreachable(
-                f"no registry answers at {host}: {innermost(error)}"
-            ) from error
+            kind = _ConnectionLost if _is_lost(error) else RegistryUnreachable
+            raise kind(f"no registry answers at {host}: {innermost(error)}") from error
         except ValueError as error:
             # requests looks at where a redirect leads, though it is not to follow it.
             raise self._no_address() from error
         self._open.add(response)
+        if self._cancelled.is_set():
+            # Whoever ended all may not have seen this one.
+            response.close()
+            raise RegistryError("the pull was ended")
         return response
 
     def _session(self, origin: str, place: str) -> requests.Session:
@@ -261,6 +269,18 @@ class Transport:
             self._tell(f"{self.place} has no time for us; waiting {seconds:.0f} s")
         if self._cancelled.wait(seconds):
             raise RegistryError("the pull was ended")
+
+
+class _ConnectionLost(RegistryUnreachable):
+    """A connection that stood was closed before a byte of the answer."""
+
+
+def _is_lost(error: Exception) -> bool:
+    """Tell whether an error of requests is that; urllib3 has it behind the words for it."""
+    inner = error.args[0] if error.args else None
+    return isinstance(inner, urllib3.exceptions.ProtocolError) and isinstance(
+        inner.args[-1], ConnectionError
+    )
 
 
 class Waits:

@@ -1,6 +1,7 @@
 """What differs between two images, gathered for a page: paths, layers and configurations.
 
-Times of files are passed over: two builds of the same differ in all of them.
+Times of files are passed over: two builds of the same differ in all of them. What cannot be read
+counts as changed.
 """
 
 import stat
@@ -37,9 +38,9 @@ class Differences:
 
 
 def differences(old: Tree, new: Tree) -> Differences:
-    """Return how one image differs from another. PathError where content cannot be read."""
+    """Return how one image differs from another."""
     found = Differences(_shared(old, new), Folder(), facts=_facts(old, new))
-    for change in compare.changes(old, new, IGNORED):
+    for change in compare.changes(old, new, IGNORED, keep_going=True):
         kind = _KINDS[change.kind]
         parent, _, name = change.path.rpartition(b"/")
         size, names = _size(change.new), 1

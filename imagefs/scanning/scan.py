@@ -120,7 +120,7 @@ class Scan:
         answer = _Answer(part, done, holders)
         for at in range(0, len(places), _IMAGES_TOGETHER):
             answer.missing += 1
-            question = Question(places[at : at + _IMAGES_TOGETHER], rows, at)
+            question = Question(self._name, places[at : at + _IMAGES_TOGETHER], rows, at)
             key = f"shown-{part.key}-{at}-{self._name}"
             yield Task(key, worker.shown, question, answer)
 

@@ -8,11 +8,13 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from imagefs.errors import ImagefsError, shortage
-from imagefs.image.model import Image
+from imagefs.image import reference
+from imagefs.image.model import Image, Layer
+from imagefs.image.reference import RegistryReference
 from imagefs.index import cache as index_cache
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -28,7 +30,7 @@ from imagefs.vfs.memory import Memory
 from imagefs.vfs.open_layer import Maps, OpenLayer
 from imagefs.vfs.view import MergedView
 
-_MOST_OPEN = 4
+_MOST_OPEN, _MOST_INDEXES = 32, 128
 _SORTED_TOGETHER = 1 << 16
 _SKIPPED = rows.WHITEOUT | rows.FOREIGN
 
@@ -45,15 +47,19 @@ class Read(NamedTuple):
 class Question(NamedTuple):
     """Whether the final roots of some images show files of a layer, by their rows.
 
-    The first of them is image number `first` of all that are asked about.
+    The first of them is image number `first` of all that are asked about. To a scan, which has a
+    name of its own, layers of one diff id are one.
     """
 
+    scan: str
     places: tuple[Place, ...]
     rows: tuple[int, ...]
     first: int
 
 
 _open: "OrderedDict[SourceRequest, tuple[Store, dict[str, Image]]]" = OrderedDict()
+_indexes: "OrderedDict[tuple[str, str], Index]" = OrderedDict()
+"""Those that questions needed last, by scan and diff id."""
 
 
 def _images(request: SourceRequest) -> tuple[Store, dict[str, Image]]:
@@ -104,13 +110,28 @@ def read(function: Function, part: Part) -> Read:
     failures: list[Failure] = []
     for place in part.places:
         with _failing(place.request.text, part.layer.diff_id, "", failures):
-            store, images = _images(place.request)
-            layer = images[place.image].layers[place.layer]
-            index = index_cache.open_index(layer, store.index_dir)
-            opened = OpenLayer(layer, index, Maps(Memory()))
-            done = _read(function, part, opened, place.request.text)
+            with _layer(place) as (layer, store):
+                index = index_cache.open_index(layer, store.index_dir)
+                opened = OpenLayer(layer, index, Maps(Memory()))
+                done = _read(function, part, opened, place.request.text)
             return done._replace(failures=failures + done.failures)
     return Read([], failures, 0, 0)
+
+
+@contextmanager
+def _layer(place: Place) -> Iterator[tuple[Layer, Store]]:
+    """Have a layer at hand, and the store that has a claim on it.
+
+    Where another worker opened a registry's image, its other layers are none of this one's.
+    """
+    request, number = place.request, place.layer
+    wanted = reference.parse(request.text)
+    if request not in _open and isinstance(wanted, RegistryReference):
+        with closing(Store()) as store:
+            yield opening.open_layer(request, place.image, number, store, Silent()), store
+        return
+    store, images = _images(request)
+    yield images[place.image].layers[number], store
 
 
 def _read(function: Function, part: Part, opened: OpenLayer, source: str) -> Read:
@@ -220,13 +241,26 @@ def shown(question: Question) -> list[list[bool] | Failure]:
         failures: list[Failure] = []
         with _failing(place.request.text, "", "", failures):
             store, images = _images(place.request)
-            answers.append(_shown(images[place.image], store, place.layer, question.rows))
+            layers = images[place.image].layers
+            indexes = [_index(question.scan, layer, store) for layer in layers]
+            answers.append(_shown(indexes, place.layer, question.rows))
         answers += failures
     return answers
 
 
-def _shown(image: Image, store: Store, layer: int, numbers: Sequence[int]) -> list[bool]:
-    indexes = [index_cache.open_index(one, store.index_dir) for one in image.layers]
+def _index(scan: str, layer: Layer, store: Store) -> Index:
+    """Return a layer's index, of whichever image: archives that are read in place have each one."""
+    key = scan, layer.diff_id
+    found = _indexes.get(key)
+    if found is None:
+        found = _indexes[key] = index_cache.open_index(layer, store.index_dir)
+        if len(_indexes) > _MOST_INDEXES:
+            _indexes.popitem(last=False)
+    _indexes.move_to_end(key)
+    return found
+
+
+def _shown(indexes: Sequence[Index], layer: int, numbers: Sequence[int]) -> list[bool]:
     links = links_of(indexes)
     last = len(indexes)
     root = MergedView(1, last, 1, dict.fromkeys(range(1, last + 1), 0), links)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from imagefs.errors import EngineUnreachable, ImageNotFound, UsageError
 from imagefs.image import reference
-from imagefs.image.model import Image
+from imagefs.image.model import Image, Layer
 from imagefs.image.options import SourceOptions
 from imagefs.image.reference import (
     ArchiveReference,
@@ -89,6 +89,22 @@ def open_image(request: SourceRequest, store: Store, progress: Progress) -> Imag
     """Return the one image that the request means; UsageError, with a list, where it is unclear."""
     (image,) = _whole(lambda: [_open_image(request, store, progress)], store, progress)
     return image
+
+
+def open_layer(
+    request: SourceRequest, image_id: str, number: int, store: Store, progress: Progress
+) -> Layer:
+    """Return one layer of a registry's image of that id, for which no other layer is pulled."""
+    wanted = reference.parse(request.text)
+    assert isinstance(wanted, RegistryReference)
+    from imagefs.registry import fetch  # noqa: PLC0415
+
+    def get() -> Sequence[Image]:
+        with _ingest_context(request, store, progress) as context:
+            return [fetch.ensure_layer(fetch.Source(wanted, context), image_id, number)]
+
+    (image,) = _whole(get, store, progress)
+    return image.layers[0]
 
 
 def _whole(get: Callable[[], Sequence[Image]], store: Store, progress: Progress) -> Sequence[Image]:

@@ -18,7 +18,10 @@ from imagefs.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class CachedImage:
-    """An image of the store; `size` counts its layers, also those that others share."""
+    """An image of the store; `size` counts its layers, also those that others share.
+
+    `diff_ids` are those by which the store has the layers.
+    """
 
     id: str
     names: tuple[str, ...]
@@ -101,7 +104,8 @@ def _cached_image(
     directory = store.image_path(image_id)
     diff_ids: tuple[str, ...] = ()
     with suppress(OSError, CorruptArchive):
-        diff_ids = image_config.parse((directory / "config.json").read_bytes()).diff_ids
+        facts = image_config.parse((directory / "config.json").read_bytes())
+        diff_ids = tuple(store.name_of(one) or one for one in facts.diff_ids)
     return CachedImage(
         id=image_id,
         names=names,

@@ -97,22 +97,28 @@ class Store(CacheDirectory):
         """Return where the layer of a diff id is, or would be."""
         return self.layers_dir / f"{_hex(diff_id)}.tar"
 
+    def name_of(self, diff_id: str) -> str:
+        """Return the SHA-256 of a layer's bytes, which layers are kept by.
+
+        Of a diff id by another algorithm it is what was remembered; "" where nothing was.
+        """
+        return diff_id if diff_id.startswith("sha256:") else self.recall(diff_id) or ""
+
     def layer(self, diff_id: str) -> Blob | None:
         """Return a layer's bytes, or None if they are not in the store."""
         with host_errors(self.root), self.guard(shared=True):
             try:
-                path = self.layer_path(diff_id)
-                size = path.stat().st_size
+                blob = self._blob(diff_id)
             except (CorruptArchive, FileNotFoundError):
                 return None
-            self._claim([diff_id])
-        return Blob(path, 0, size, digest=diff_id)
+            self._claim([blob.digest])
+        return blob
 
     def discard_layers(self, diff_ids: Iterable[str]) -> None:
         """Remove layers that are not whole, so that they are brought in anew when next wanted."""
         with host_errors(self.root), self.guard():
-            for diff_id in diff_ids:
-                self.layer_path(diff_id).unlink(missing_ok=True)
+            for name in filter(None, map(self.name_of, diff_ids)):
+                self.layer_path(name).unlink(missing_ok=True)
 
     def layer_ids(self) -> list[str]:
         """Return the diff ids of all layers."""
@@ -155,7 +161,7 @@ class Store(CacheDirectory):
         with host_errors(self.root), self.guard(shared=True):
             image = self.peek(image_id)
             if image is not None:
-                self._claim([image.id, *(layer.diff_id for layer in image.layers)])
+                self._claim([image.id, *(self.name_of(layer.diff_id) for layer in image.layers)])
         return image
 
     def peek(self, image_id: str) -> Image | None:
@@ -177,8 +183,9 @@ class Store(CacheDirectory):
         return Image(image_id, names, config, manifest, layers)
 
     def _blob(self, diff_id: str) -> Blob:
-        path = self.layer_path(diff_id)
-        return Blob(path, 0, path.stat().st_size)
+        name = self.name_of(diff_id)
+        path = self.layer_path(name)
+        return Blob(path, 0, path.stat().st_size, digest=name)
 
     def _claim(self, ids: list[str]) -> None:
         """Note in this process's file of uses what it has been given; the guard must be held."""
@@ -218,9 +225,8 @@ class Store(CacheDirectory):
 
     def adopt_layer(self, path: Path, diff_id: str) -> Blob:
         """Move a synced file whose digest is `diff_id` into the store."""
-        final = self.layer_path(diff_id)
-        self._adopt(path, final, diff_id)
-        return Blob(final, 0, final.stat().st_size)
+        self._adopt(path, self.layer_path(diff_id), diff_id)
+        return self._blob(diff_id)
 
     def adopt_archive(self, path: Path, digest: str) -> None:
         """Move a synced record whose digest is `digest` into the store."""

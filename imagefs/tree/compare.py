@@ -1,13 +1,15 @@
 """What differs between two trees, path by path.
 
 Owns what counts as a difference. Of two trees of one file system, what is the same directory or
-the same file of the same layer is passed over without a look; content is compared by bytes.
+the same file of the same layer is passed over without a look; content is compared by bytes. A hard
+link to nothing has none: it is like another such, and unlike any file.
 """
 
 import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from imagefs.errors import PathError
 from imagefs.filesystem import Attr, Entry
 from imagefs.tree.export import AT_ONCE, AT_ONCE_SPARSE, read, runs_of
 from imagefs.tree.tree import Origin, Tree
@@ -33,12 +35,15 @@ class Change(NamedTuple):
     origin: Origin | None
 
 
-def changes(old: Tree | None, new: Tree, ignored: Sequence[str] = ()) -> Iterator[Change]:
+def changes(
+    old: Tree | None, new: Tree, ignored: Sequence[str] = (), *, keep_going: bool = False
+) -> Iterator[Change]:
     """Yield what differs, each directory before what is in it, names sorted by their bytes.
 
-    Without an old tree, everything was added. Raises PathError where content cannot be read.
+    Without an old tree, everything was added. Raises PathError where content cannot be read; to
+    who keeps going, that is like nothing else.
     """
-    return _Comparison(old, new, ignored).run()
+    return _Comparison(old, new, ignored, keep_going=keep_going).run()
 
 
 class _Pair(NamedTuple):
@@ -50,8 +55,10 @@ class _Pair(NamedTuple):
 
 
 class _Comparison:
-    def __init__(self, old: Tree | None, new: Tree, ignored: Sequence[str]) -> None:
-        self._old, self._new = old, new
+    def __init__(
+        self, old: Tree | None, new: Tree, ignored: Sequence[str], *, keep_going: bool
+    ) -> None:
+        self._old, self._new, self._keep_going = old, new, keep_going
         self._shared = old is not None and old.fs is new.fs
         self._aspects = [one for one in ASPECTS if one not in ignored]
         self._deletions = _Deletions(new)
@@ -142,8 +149,20 @@ class _Comparison:
     def _content(self, path: bytes, old: Attr, new: Attr) -> bool:
         """Tell whether two files differ in a byte; where both have holes, nothing is read."""
         assert self._old is not None
-        if old.size != new.size:
+        lost = self._old.fs.is_lost(old.node)
+        if old.size != new.size or lost != self._new.fs.is_lost(new.node):
             return True
+        if lost:
+            return False
+        try:
+            return self._bytes_differ(path, old, new)
+        except PathError:
+            if self._keep_going:
+                return True
+            raise
+
+    def _bytes_differ(self, path: bytes, old: Attr, new: Attr) -> bool:
+        assert self._old is not None
         runs = [runs_of(self._old, old, path), runs_of(self._new, new, path)]
         size = AT_ONCE if max(map(len, runs)) < 2 else AT_ONCE_SPARSE
         reached = 0

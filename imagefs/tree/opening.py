@@ -5,21 +5,19 @@ Owns which layers two images share. May be called from any thread; each call mak
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from imagefs.filesystem import ROOT_ID
-from imagefs.host.files import open_blob
-from imagefs.image.model import Blob, Image
+from imagefs.image.model import Image
 from imagefs.image.options import SourceOptions
+from imagefs.index.alike import same_bytes
 from imagefs.progress import Progress, Silent
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.tree.tree import Tree
 from imagefs.vfs.image_fs import ImageFs
-
-_COMPARED = 256 << 10
-"""Bytes of two layers that are compared at a time."""
 
 
 def open_tree(request: SourceRequest, view: str, progress: Progress | None = None) -> Tree:
@@ -42,7 +40,7 @@ def open_two(
     """
     store, progress = Store(), progress or Silent()
     images = [opening.open_image(request, store, progress) for request in (old, new)]
-    joined = _joined(images[0], images[1])
+    joined = _joined(images[0], images[1], store.index_dir)
     fs = ImageFs()
     fs.add_image(images[0], store.index_dir)
     first = Tree(fs, images[0], ROOT_ID, old, view)
@@ -54,40 +52,19 @@ def open_two(
     return first, Tree(fs, joined, top, new, view)
 
 
-def _joined(one: Image, other: Image) -> Image | None:
+def _joined(one: Image, other: Image, index_dir: Path) -> Image | None:
     """Return the other image with the layers that it shares as one has them; None if one lies."""
     held = {layer.diff_id: layer for layer in one.layers}
     layers = []
     for layer in other.layers:
         same = held.get(layer.diff_id, layer)
         if same.blob != layer.blob and not (same.stored and layer.stored):
-            if not _same_bytes(same.blob, layer.blob):
+            if not same_bytes(same, layer, index_dir):
                 return None
             # The step that made it may be another all the same.
             layer = replace(layer, blob=same.blob, stored=same.stored)  # noqa: PLW2901
         layers.append(layer)
     return replace(other, layers=tuple(layers))
-
-
-def _same_bytes(one: Blob | None, other: Blob | None) -> bool:
-    if one is None or other is None or one.length != other.length:
-        return False
-    fds = [open_blob(blob) for blob in (one, other)]
-    # Room that is used again, and fits a processor's cache, makes this twice as fast.
-    mine, theirs = bytearray(_COMPARED), bytearray(_COMPARED)
-    try:
-        for at in range(0, one.length, _COMPARED):
-            size = min(_COMPARED, one.length - at)
-            del mine[size:], theirs[size:]
-            for fd, blob, room in zip(fds, (one, other), (mine, theirs), strict=True):
-                if os.preadv(fd, [room], blob.offset + at) < size:
-                    return False
-            if mine != theirs:
-                return False
-    finally:
-        for fd in fds:
-            os.close(fd)
-    return True
 
 
 def open_image(source: str | os.PathLike[str], view: str = "rootfs", **options: Any) -> Tree:

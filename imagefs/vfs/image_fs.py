@@ -507,6 +507,11 @@ class ImageFs:
         files = list(zip(nodes, contents, strict=True))
         return ReadaheadCandidates(files, nodeid.pack(0, layer, end), end == last)
 
+    def is_lost(self, node: int) -> bool:
+        """Tell whether a node is a hard link to nothing, whose one byte cannot be had."""
+        _, layer, number = nodeid.unpack(node)
+        return bool(layer and self._row(layer, number).flags & rows.FOREIGN)
+
     def seek(self, node: int, offset: int, whence: int) -> int:
         """See FileSystem."""
         _, layer, number = nodeid.unpack(node)

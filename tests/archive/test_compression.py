@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable
 
@@ -20,6 +21,7 @@ from imagefs.archive.compression import (
 from imagefs.errors import CorruptArchive
 from tests.support.effort import at_most
 from tests.support.samples import zstd
+from tests.support.tars import layer
 
 PACK: dict[Compression, Callable[[bytes], bytes]] = {
     Compression.GZIP: gzip.compress,
@@ -29,6 +31,7 @@ PACK: dict[Compression, Callable[[bytes], bytes]] = {
 }
 KINDS = pytest.mark.parametrize("kind", Compression)
 CONTENT = os.urandom(3000) * 300
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 SKIPPABLE = bytes.fromhex("5a2a4d18 04000000 00112233")
 """A zstd frame for the user's own data (RFC 8878 section 3.1.2)."""
 
@@ -47,14 +50,18 @@ def in_parts(parts: Iterable[bytes]) -> Callable[[int], bytes]:
 def test_streams_are_told_by_their_first_bytes(kind: Compression) -> None:
     """The first bytes tell what a stream is compressed with; nothing else passes for it."""
     head = PACK[kind](b"")[:MAGIC_BYTES]
-    assert recognise(head) is kind
+    assert recognise(head) is recognise(PACK[kind](CONTENT)[:MAGIC_BYTES]) is kind
     assert recognise(b"\0" + head) is None
     assert recognise(head[:2]) is None
 
 
 def test_what_is_not_compressed_is_not_recognised() -> None:
     """A tar, zeros, text, nothing: none is compressed. A skippable frame begins zstd's."""
-    for head in (b"", b"\0" * 6, b"bin/to", b"\x1f\x8b", b"PK\x03\x04"):
+    names = ("bin/tool", "BZh", "BZhang/notes", "BZh9.tar.bz2", "(zstd)", "7zXZ")
+    heads = [
+        layer({name: ""}, tar_format)[:MAGIC_BYTES] for name in names for tar_format in FORMATS
+    ]
+    for head in (b"", b"\0" * 6, b"\x1f\x8b", b"PK\x03\x04", *heads):
         assert recognise(head) is None
     assert recognise(SKIPPABLE) is Compression.ZSTD
 

@@ -574,3 +574,14 @@ def test_keys_that_come_twice(tmp_path: Path, store: Store) -> None:
     for before in (b'[{"Config":"absent.json",', b'[{"Layers":["../x"],"RepoTags":[1],'):
         twice = {**layout, "manifest.json": said.replace(b"[{", before, 1)}
         assert opened(samples.write(tmp_path / "x", twice), store).config == IMAGE.config
+
+
+def test_numbers_of_very_many_digits_that_nobody_reads(tmp_path: Path, store: Store) -> None:
+    """They are passed over in a manifest and in a configuration, as Docker does."""
+    more = b', "x": -%b}' % (b"9" * 5000)
+    odd = IMAGE.config[:-1] + more
+    layout = {**samples.docker_20(IMAGE), f"{hexdigest(IMAGE.config)}.json": odd}
+    said = layout["manifest.json"]
+    assert isinstance(said, bytes)
+    layout["manifest.json"] = said.rstrip()[:-2] + more + b"]"
+    assert opened(samples.write(tmp_path / "x", layout), store).config == odd

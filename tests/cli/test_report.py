@@ -10,7 +10,7 @@ import pytest
 from imagefs.cli.main import run
 from tests.support.mounted import COMMAND
 from tests.support.saved import docker_save
-from tests.support.tars import layer
+from tests.support.tars import Hard, layer
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ def test_two_images_are_on_one_page(archive: Path, tmp_path: Path) -> None:
         assert words in content
     assert run(["report", "-q", str(archive), str(archive), "-o", os.devnull]) == 0
     assert run(["report", "-q", "-", "-", "-o", os.devnull]) == 2
+
+
+def test_hard_links_to_nothing_are_on_the_page(tmp_path: Path) -> None:
+    """Of one image and of two, which are told apart by all else."""
+    archives = [str(tmp_path / name) for name in ("old.tar", "new.tar")]
+    for name in archives:
+        content = layer({"lost": Hard("nowhere"), "other": name})
+        Path(name).write_bytes(docker_save(content))
+    target = tmp_path / "page.html"
+    for sources in (archives[:1], archives):
+        assert run(["report", "-q", *sources, "-o", str(target)]) == 0
+        assert "lost" in target.read_text()
+        target.unlink()
 
 
 @pytest.mark.parametrize("target", ["no/app.html", "imagefs-cache", "/dev/full"])

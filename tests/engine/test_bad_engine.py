@@ -385,7 +385,7 @@ ODD_MANIFESTS: dict[str, tuple[bytes, str]] = {
     "an image that is null": (b"[null]", "image 0 of manifest.json is not an object"),
     "an image that is a list": (b"[[]]", "image 0 of manifest.json is not an object"),
     "an image that is a number": (b"[1e999]", "image 0 of manifest.json is not an object"),
-    "a number of very many digits": (entry("x", HUGE), "a number of more than 4300 digits$"),
+    "a number of very many digits for Config": (entry("Config", HUGE), "names no Config"),
     "values that are very deep": (b"[" * 9000, "manifest.json is not JSON: .* 100 deep"),
     "no UTF-8": (b'["\xff"]', "manifest.json is not JSON: 'utf-8'"),
     "null for Config": (entry("Config", "null"), "names no Config"),
@@ -462,10 +462,6 @@ ODD_CONFIGS: dict[str, tuple[bytes, str]] = {
     "values that are very deep": (b'{"a":' * 9000, "configuration is not JSON: .* 100 deep"),
     "no UTF-8": (b'{"os": "\xff"}', "configuration is not JSON: 'utf-8'"),
     "UTF-16": (IMAGE.config.decode().encode("utf-16"), "configuration is not JSON: 'utf-8'"),
-    "a number of very many digits": (
-        IMAGE.config[:-1] + f', "x": {HUGE}}}'.encode(),
-        "a number of more than 4300 digits$",
-    ),
     "no rootfs": (b"{}", "has 0 diff ids: they count"),
     "null for rootfs": (b'{"rootfs": null}', "has 0 diff ids: they count"),
     "text for rootfs": (b'{"rootfs": "layers"}', "has 0 diff ids: they count"),
@@ -477,6 +473,7 @@ ODD_CONFIGS: dict[str, tuple[bytes, str]] = {
     "a number for diff ids": (with_diff_ids("1e999"), "diff_ids is not a list of digests"),
     "a diff id that is null": (with_second_diff_id("null"), "is not a digest: None"),
     "a diff id beyond all numbers": (with_second_diff_id("1e999"), "is not a digest: inf"),
+    "a diff id of very many digits": (with_second_diff_id(HUGE), "is not a digest: inf"),
     "a diff id that is a list": (with_second_diff_id("[[]]"), r"is not a digest: \[\[\]\]"),
     "a diff id of half a character": (
         with_second_diff_id(r'"\ud800"'),

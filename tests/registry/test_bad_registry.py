@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from imagefs.erofs.kept import Named, devices_of
 from imagefs.errors import CorruptArchive, HostError, ImagefsError, RegistryError, UsageError
+from imagefs.index.cache import key_of, path_of
 from imagefs.registry import answers, transport
 from imagefs.registry import manifests as remote
+from imagefs.store import inventory
+from imagefs.store.prune import prune
 from imagefs.store.store import Store
 from tests.support import samples
 from tests.support.badengine import SILENCE
@@ -35,7 +39,7 @@ from tests.support.badregistry import (
     wants,
 )
 from tests.support.mounted import COMMAND, imagefs
-from tests.support.opening import opened
+from tests.support.opening import opened, trees
 from tests.support.polling import soon
 from tests.support.registries import PASSWORD, USER, auth_file
 from tests.support.samples import SampleImage, digest, gz
@@ -552,9 +556,36 @@ def test_digests_by_sha512(home: Path, store: Store) -> None:
             assert [layer.diff_id for layer in made.layers] == image.diff_ids
         layer_asked = [one for one in bad.asked if digest(BLOB, "sha512") in one.path]
         assert len(layer_asked) == 1
+        assert [one.method for one in bad.asked][-1] == "HEAD"
         bad.answers[f"/blobs/{digest(BLOB, 'sha512')}"] = answer(OTHER)
         with pytest.raises(CorruptArchive, match="layer 0 should have the digest sha512"):
             opened(source, Store(home / "another"))
+
+
+def test_an_image_by_sha512_is_kept(home: Path, store: Store) -> None:
+    """It is in the cache as a whole, goes as a whole, and what is cut of it is pulled anew."""
+    image = replace(IMAGE, algorithm="sha512")
+    index_of = lambda one: path_of(store.index_dir, key_of(one))  # noqa: E731
+    with BadRegistry(served(image)) as bad:
+        source = known_to(bad, home)
+        made = opened(source, store)
+        right = trees(made, store)
+        found = inventory.contents(store)
+        assert [(one.whole, len(one.diff_ids)) for one in found.images] == [(True, 1)]
+        assert [(one.diff_id, one.images) for one in found.layers] == [(digest(IMAGE.layers[0]), 1)]
+        # So that what the kernel has mounted is not pruned.
+        assert [one.layer for one in devices_of([Named(b"", made)])] == [digest(IMAGE.layers[0])]
+        assert len(list(store.index_dir.iterdir())) == 1  # though the layer has two names
+        assert prune(store, index_path=index_of).layers == ()
+        for path in store.layers_dir.iterdir():
+            os.truncate(path, path.stat().st_size - 512)
+        assert trees(opened(source, store), store) == right
+    # Nobody has to answer for what the cache has.
+    assert trees(opened(source, store), store) == right
+    store.close()
+    pruned = prune(store, index_path=index_of)
+    assert (len(pruned.images), len(pruned.layers)) == (1, 1)
+    assert not list(store.index_dir.iterdir())
 
 
 def test_a_token_that_runs_out_in_the_middle(

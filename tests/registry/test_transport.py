@@ -1,13 +1,17 @@
-"""Where a registry may send us, without anybody being asked."""
+"""Where a registry may send us, without anybody being asked; and connections that it closes."""
 
+import socket
 import ssl
+import struct
 
 import pytest
 
-from imagefs.errors import RegistryError
+from imagefs.errors import RegistryError, RegistryUnreachable
 from imagefs.image.options import SourceOptions
+from imagefs.registry import transport as registry_transport
 from imagefs.registry.tls import Adapter, is_loopback
 from imagefs.registry.transport import Transport
+from tests.support.scripted import ScriptedServer
 
 
 def transport(domain: str = "registry.example", **options: bool) -> Transport:
@@ -83,3 +87,84 @@ def test_connections_trust_our_context(place: str) -> None:
 def test_what_is_this_machine(host: str, expected: bool) -> None:
     """Names and addresses that cannot lead elsewhere."""
     assert is_loopback(host) == expected
+
+
+class _ClosesIdle(ScriptedServer):
+    """Answers the first request of each connection and says that it stays, but then it is gone.
+
+    `ends` are how many connections answer; later ones close without a word. `reset` has them close
+    as who was killed does.
+    """
+
+    def __init__(self, ends: int, *, reset: bool) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.place = f"127.0.0.1:{listener.getsockname()[1]}"
+        self.asked: list[str] = []
+        self._left, self._reset = ends, reset
+        super().__init__(listener)
+
+    def answer_to(self, connection: socket.socket) -> None:
+        for answers in (self._left > 0, False):
+            head = connection.recv(65536)
+            if not head:
+                return
+            self.asked.append(head.split()[0].decode())
+            if not answers:
+                break
+            self._left -= 1
+            body = b"" if head.startswith(b"HEAD") else b"ok"
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
+        if self._reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_idle_connection_that_was_closed_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, method: str, reset: bool
+) -> None:
+    """At once and once: it costs none of the waits, and a registry that is gone is told."""
+    monkeypatch.setattr(registry_transport, "WAITS", ())
+    with _ClosesIdle(3, reset=reset) as server:
+        way = transport(server.place, plain_http=True)
+        for _ in range(3):
+            with way.ask(f"{way.base()}/v2/", {}, method=method) as response:
+                assert response.content == (b"ok" if method == "GET" else b"")
+        assert server.asked == [method] * 5
+        with pytest.raises(RegistryUnreachable, match="no registry answers"):
+            way.ask(f"{way.base()}/v2/", {}, method=method)
+        assert server.asked == [method] * 7
+        way.close()
+
+
+def test_a_form_is_not_sent_twice_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been received before the connection was closed."""
+    monkeypatch.setattr(registry_transport, "WAITS", ())
+    with _ClosesIdle(3, reset=False) as server:
+        way = transport(server.place, plain_http=True)
+        assert way.ask(f"{way.base()}/token", {}, None, "POST", {"a": "b"}).content == b"ok"
+        with pytest.raises(RegistryUnreachable, match="no registry answers"):
+            way.ask(f"{way.base()}/token", {}, None, "POST", {"a": "b"})
+        assert server.asked == ["POST"] * 2
+        way.close()
+
+
+class _Cancels(ScriptedServer):
+    """Has somebody end all while an answer is on its way, of which the rest never comes."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.way = transport(f"127.0.0.1:{listener.getsockname()[1]}", plain_http=True)
+        super().__init__(listener)
+
+    def answer_to(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        self.way.cancel()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        connection.recv(1)
+
+
+def test_an_answer_that_comes_too_late_is_let_go() -> None:
+    """Nobody waits for the rest of it once all has been ended."""
+    with _Cancels() as server, pytest.raises(RegistryError, match="was ended"):
+        server.way.ask(f"{server.way.base()}/v2/", {})

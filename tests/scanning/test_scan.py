@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import imagefs
 from imagefs.image.options import SourceOptions
+from imagefs.scanning import worker
 from imagefs.scanning.model import Found
 from imagefs.scanning.patterns import Grep
 from imagefs.scanning.plan import Plan, PlannedImage, PlannedLayer
@@ -20,8 +22,10 @@ from imagefs.scanning.scan import Scan, name_of, scan
 from imagefs.source.opening import SourceRequest
 from tests.scanning import fleet as fleets
 from tests.scanning.fleet import PATTERN, Fleet, fleet
+from tests.support.badregistry import BadRegistry, served
 from tests.support.engines import end
 from tests.support.polling import soon
+from tests.support.samples import SampleImage, digest, gz
 from tests.support.saved import docker_save
 from tests.support.tars import File as Member
 from tests.support.tars import Hard, Sym, layer
@@ -208,6 +212,54 @@ def test_a_function_sees_the_file(tmp_path: Path) -> None:
     assert {found.path, *found.value.pop("names")} == {"/d/f", "/e"}
     assert found.value == {"size": 1_000_005, "mode": 0o644, "start": b"begin", "tail": b"xxx"}
     assert done.bytes_read < 200_000
+
+
+def test_each_layer_is_indexed_once(tmp_path: Path) -> None:
+    """Archives that are read in place have each a copy of a base; it is one layer all the same."""
+    base = [layer({f"b/{number}": f"NEEDLE-base-{number}\n"}) for number in range(3)]
+    for number in range(40):
+        own = layer({"own": f"NEEDLE-own-{number}\n", f"b/.wh.{number % 4}": ""})
+        (tmp_path / f"{number}.tar").write_bytes(docker_save(*base, own))
+    sources = [str(tmp_path / f"{number}.tar") for number in range(40)]
+    found = list(scan(sources, NEEDLES, processes=1))
+    assert len(found) == 43
+    for one in found:
+        holders = [int(Path(holder.source).stem) for holder in one.holders]
+        wanted = [one.path == "/own" or at % 4 != int(one.path[-1]) for at in holders]
+        assert list(one.shown) == wanted
+    indexes = [path for path in (tmp_path / "cache/index").iterdir() if path.suffix == ".idx"]
+    assert len(indexes) == 43
+
+
+def test_a_worker_pulls_the_layer_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no other of the image, if another worker opened it into a cache of its own."""
+    image = SampleImage(tuple(layer({f"f{n}": f"NEEDLE-own-{n}\n"}) for n in range(3)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with BadRegistry(served(image)) as server:
+        plan = Plan()
+        request = SourceRequest(f"docker://{server.place}/team/app:v1", SourceOptions())
+        monkeypatch.setattr(worker, "_open", OrderedDict())
+        for one in worker.plan(request):
+            plan.add(request, one)
+        part = next(one for one in plan.parts() if one.layer.diff_id == digest(image.layers[1]))
+        for cache, blobs in (("cache", []), ("other", [image.config, gz(image.layers[1])])):
+            monkeypatch.setenv("IMAGEFS_CACHE", str(tmp_path / cache))
+            monkeypatch.setattr(worker, "_open", OrderedDict())
+            server.asked.clear()
+            for _ in range(2):
+                read = worker.read(NEEDLES, part)
+                assert [path for _, path, _ in read.found] == ["/f1"]
+                assert read.failures == []
+            asked = [one.path.rpartition("/")[2] for one in server.asked if "/blobs/" in one.path]
+            assert sorted(set(asked)) == sorted(map(digest, blobs))
+            assert asked.count(digest(gz(image.layers[1]))) == (cache == "other")
+        monkeypatch.setenv("IMAGEFS_CACHE", str(tmp_path / "third"))
+        server.answers.update(served(SampleImage((layer({"x": ""}),))))
+        [failure] = worker.read(NEEDLES, part).failures
+        assert failure.layer == part.layer.diff_id
+        assert "means another image" in failure.reason
 
 
 def test_a_link_above_shows_what_was_deleted(tmp_path: Path) -> None:
