@@ -2,8 +2,8 @@
 
 A second thread would only wait for the interpreter's lock, so the leader takes every request and
 answers it. While it does, the right to lead, the baton, lies where anybody may pick it up: it is
-the request itself, in a list of one or none. To put it down and to pick it up are single
-operations of the list, which is all that a quick request pays.
+the request itself, in a list of one or none, which each leader has of his own. To put it down and
+to pick it up are single operations of the list, which is all that a quick request pays.
 
 The watch looks at the baton at each tick. If the same one lies there twice in turn, a new thread
 picks it up, enters in `_slow` who is stuck and in what, and leads on. (Should the old leader have
@@ -113,7 +113,9 @@ class Crew:
         self._leader = me
         asker.has_left = lambda: me in slow and slow[me].left
         next_one, handle, send = self._requests.next, self._session.handle, self._send
-        put_down, pick_up = self._baton.append, self._baton.pop
+        # One's own: who was relieved must not pick up what the next leader has put down.
+        baton = self._baton = []
+        put_down, pick_up = baton.append, baton.pop
         while request := next_one():
             put_down(request)
             if self._calm:
@@ -130,10 +132,11 @@ class Crew:
         """Prepare what may be asked for, which may take as long as a request."""
         if not self._session.can_prepare():
             return False
-        self._baton.append(bytes(BODY))
+        baton = self._baton
+        baton.append(bytes(BODY))
         prepared = self._session.prepare()
         try:
-            self._baton.pop()
+            baton.pop()
         except IndexError:
             raise _RelievedError from None
         return prepared

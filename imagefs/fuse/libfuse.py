@@ -14,15 +14,13 @@ from typing import IO
 
 from imagefs.errors import MountError
 from imagefs.filesystem import ROOT_ID, FileSystem
+from imagefs.fuse.invalidate import Notices
 from imagefs.fuse.libfuse_calls import Calls
-from imagefs.fuse.libfuse_library import Library, load
+from imagefs.fuse.libfuse_library import load
+from imagefs.fuse.libfuse_session import LibfuseSession
 from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled
-from imagefs.fuse.replies import BRIEFLY
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
-
-_FOREVER = 10**9  # seconds that the kernel may keep what never changes
-_MOST_THREADS = 1000  # libfuse 3 would have ten wait, and nobody else answered
 
 
 def serve(
@@ -37,41 +35,43 @@ def serve(
     check(options)
     check_flags(options, "libfuse")
     library = load()
+    session = LibfuseSession(library)
+    all_stable = fs.is_stable(ROOT_ID)
     before = {one.id for one in mountinfo.mounts()}
     with _complaints() as complaints, _place_of(point) as place:
 
         def mounted() -> None:
             complaints.end()
             settled(point, None, before)
+            if not all_stable:
+                calls.quiet.tell_by(Notices(session.device()).gone)
+                fs.watch(calls.quiet.gone)
             ready()
 
-        calls = Calls(fs, library, mounted)
-        words = _words(options, library, fs.is_stable(ROOT_ID))
+        calls = Calls(fs, library, session, mounted)
+        status = None
         with _default_signals():
-            status = library.main(calls.table(), [*words, place])
-        # libfuse 3 also ends so upon a signal.
-        if status and calls.failure is None and not (calls.has_begun and library.is_3):
-            reason = complaints.first() or f"libfuse gave up with status {status}"
+            try:
+                if session.mount(calls.table(), _options(options), place):
+                    # Threads double what a request takes.
+                    status = session.loop(in_threads=not all_stable)
+            finally:
+                session.end()
+        # libfuse 3 also has a status upon a signal.
+        if status is None or (status and not calls.has_begun):
+            reason = complaints.first() or "libfuse gave up"
             raise MountError(f"{point.path}: cannot mount: {reason}")
     if calls.failure is not None:
         raise calls.failure
 
 
-def _words(options: MountOptions, library: Library, all_stable: bool) -> list[bytes]:
-    """Return the command line that libfuse is to have, but for the mount point."""
-    timeout = _FOREVER if all_stable else BRIEFLY
-    given = ["ro", "nosuid", "nodev", *options.flags, "kernel_cache", "subtype=imagefs"]
+def _options(options: MountOptions) -> bytes:
+    """Return the options that libfuse is to have."""
+    given = ["ro", "nosuid", "nodev", *options.flags, "subtype=imagefs"]
     given += [f"fsname={escaped(options.source)}"]
-    given += [f"{name}_timeout={timeout}" for name in ("entry", "attr", "negative")]
     if options.allow_other:
         given += ["allow_other", "default_permissions"]
-    if not library.is_3:
-        given += ["use_ino", "intr"]
-    elif library.version >= (3, 12) and not all_stable:
-        given += [f"max_threads={_MOST_THREADS}"]
-    # Threads double what a request takes.
-    alone = [b"-s"] if all_stable else []
-    return [b"imagefs", b"-f", *alone, b"-o", os.fsencode(",".join(given))]
+    return os.fsencode(",".join(given))
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def _place_of(point: MountPoint) -> Iterator[bytes]:
     held = os.dup(point.fd)
     try:
         place = mountinfo.anchor(held) if os.geteuid() == 0 else point.path
-        yield os.fsencode(place)
+        yield os.fsencode(os.path.realpath(place))
     finally:
         os.close(held)
 

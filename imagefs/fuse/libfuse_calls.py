@@ -1,29 +1,35 @@
-"""What libfuse calls: struct fuse_operations on a `FileSystem`, for libfuse 2 and 3.
+"""What libfuse calls: struct fuse_lowlevel_ops on a `FileSystem`, for libfuse 2 and 3.
 
 Called from libfuse's threads, so that what is slow holds up nobody else; where nothing changes
-there is one. Paths are bytes and pointers are addresses, which `Library` knows to read. What is
-missing here, libfuse answers by itself.
+there is one. Each call replies once, by itself. What is missing here, libfuse answers.
+
+What lets the kernel keep all it has seen is the same as in `session`: there it is told why that is
+sound. libfuse 2 knows nothing of kept listings: where directories change, it has the kernel list
+them anew.
 """
 
-import ctypes
 import errno
+import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_int
 from typing import Any
 
-from imagefs.filesystem import ROOT_ID, Attr, FileSystem, asker
+from imagefs.filesystem import NAME_MAX, ROOT_ID, Attr, FileSystem, asker
+from imagefs.fuse.invalidate import QuietNotices
 from imagefs.fuse.libfuse_library import Library
-from imagefs.fuse.paths import Paths
-from imagefs.fuse.replies import denial, errno_of
+from imagefs.fuse.libfuse_session import LibfuseSession
+from imagefs.fuse.listings import Listings
+from imagefs.fuse.replies import BRIEFLY, FOREVER, denial, errno_of
 from imagefs.host.processes import is_to_end
 
 _CHANGES = (
-    *("mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown"),
-    *("truncate", "ftruncate", "write", "create", "utimens", "setxattr", "removexattr"),
-    "fallocate",
+    *("setattr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "write"),
+    *("setxattr", "removexattr", "create", "fallocate", "copy_file_range"),
 )
+_NOTHING = Attr(*(0,) * len(Attr._fields))
 
 _log = logging.getLogger(__name__)
 
@@ -32,146 +38,172 @@ class Calls:
     """The calls of one mount; `ready` is called when the kernel and libfuse have agreed.
 
     What `ready` raises is in `failure`, and ends the mount. `has_begun` tells that there was one.
+    `quiet` knows how much is open, where the kernel does not open by itself.
     """
 
-    def __init__(self, fs: FileSystem, library: Library, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, fs: FileSystem, library: Library, session: LibfuseSession, ready: Callable[[], None]
+    ) -> None:
         self.failure: BaseException | None = None
         self.has_begun = False
+        self.quiet = QuietNotices()
         self._fs = fs
         self._library = library
+        self._libfuse = library.functions
+        self._session = session
         self._ready = ready
         self._all_stable = fs.is_stable(ROOT_ID)
         # Of ENOSYS Linux makes that it may open files by itself, and keep what it has read.
         self._opens_itself = self._all_stable and sys.platform == "linux"
-        self._find = Paths(fs, self._all_stable).find
-        self._stat = library.stat
-        # Of directories that are open, as libfuse 3 may take them in parts.
-        self._listings: dict[int, list[tuple[bytes, Attr]]] = {}
+        self._listings = Listings(fs, self._valid, all_stable=self._all_stable)
 
-    def table(self) -> dict[str, Callable[..., Any]]:
-        """Return all calls, by their names in struct fuse_operations."""
-        own: list[Callable[..., int | None]] = [self._getattr, self._access, self._opendir]
-        own += [self._releasedir, self._readdir, self._readlink, self._open, self._read]
-        own += [self._lseek, self._getxattr, self._listxattr, self._statfs]
+    def table(self) -> dict[str, Callable[..., None]]:
+        """Return all calls, by their names in struct fuse_lowlevel_ops."""
+        own: list[Callable[..., None]] = [self._lookup, self._getattr, self._readlink, self._open]
+        own += [self._read, self._opendir, self._readdir, self._readdirplus, self._statfs]
+        own += [self._getxattr, self._listxattr, self._access, self._lseek]
         calls = {call.__name__[1:]: self._guarded(call) for call in own}
-        calls["release"] = calls["releasedir"]
-        calls["fgetattr"] = calls["getattr"]
-        return calls | dict.fromkeys(_CHANGES, _read_only) | {"init": self._init}
+        if not self._all_stable:
+            calls["forget"] = self._forget
+        if not self._opens_itself:
+            calls["release"] = calls["releasedir"] = self._release
+        calls["ioctl"] = functools.partial(self._refuse, errno.ENOTTY)
+        read_only = functools.partial(self._refuse, errno.EROFS)
+        return calls | dict.fromkeys(_CHANGES, read_only) | {"init": self._init}
 
-    def _guarded(self, call: Callable[..., int | None]) -> Callable[..., int]:
+    def _guarded(self, call: Callable[..., None]) -> Callable[..., None]:
         """Return a call that raises nothing; this is where every error gets its errno."""
 
-        def guarded(path: bytes, *args: Any) -> int:
-            asker.has_left = self._has_left
+        def guarded(request: int, node: int, *args: Any) -> None:
+            asker.has_left = functools.partial(self._has_left, request)
             try:
-                return call(path, *args) or 0
+                call(request, node, *args)
+                return
             except OSError as error:
-                return -errno_of(error)
+                number = errno_of(error)
             except Exception:
-                _log.exception("%s of %s failed", call.__name__[1:], ascii(path))
-                return -errno.EIO
+                _log.exception("%s of node %#x failed", call.__name__[1:], node)
+                number = errno.EIO
+            self._libfuse.fuse_reply_err(request, number)
 
         return guarded
 
-    def _init(self, conn: int, config: int | None = None) -> None:
+    def _refuse(self, number: int, request: int) -> None:
+        self._libfuse.fuse_reply_err(request, number)
+
+    def _init(self, _userdata: int | None, conn: int) -> None:
         self.has_begun = True
         try:
-            if config:
-                self._library.agree(conn, config)
+            self._library.agree(conn)
             self._ready()
         except BaseException as failure:
             self.failure = failure
-            self._library.end(self._library.context()[0])
+            self._session.exit()
 
-    def _has_left(self) -> bool:
-        """Tell whether who waits for this thread's call is to end, or the mount is."""
-        fuse, pid = self._library.context()
-        if self._library.has_ended(fuse):
+    def _has_left(self, request: int) -> bool:
+        """Tell whether who waits for a request's answer is to end, or the mount is."""
+        if self._session.has_ended():
             return True
-        return self._library.is_interrupted() and is_to_end(pid)
+        interrupted = self._libfuse.fuse_req_interrupted(request)
+        return bool(interrupted) and is_to_end(self._library.asker(request))
 
-    def _node(self, path: bytes, info: int | None) -> int:
-        """Return the node that is open, or what the path names: the kernel opens by itself."""
-        return self._library.handle(info) or self._find(path).node
+    def _valid(self, node: int) -> int:
+        return FOREVER if self._all_stable or self._fs.is_stable(node) else BRIEFLY
 
-    def _getattr(self, path: bytes, buffer: int, info: int | None = None) -> None:
-        handle = self._library.handle(info) if info else 0
-        stat = self._stat(self._fs.getattr(handle) if handle else self._find(path))
-        ctypes.memmove(buffer, stat, len(stat))
+    def _refer(self, nodes: Sequence[int], count: int) -> None:
+        if nodes and not self._all_stable:
+            self._fs.adjust_lookups(filter(None, nodes), count)
 
-    def _access(self, path: bytes, mask: int) -> int:
-        return -denial(self._find(path).mode, mask)
+    def _lookup(self, request: int, parent: int, name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "longer than any name")
+        attr = self._fs.lookup(parent, name) or _NOTHING
+        self._refer((attr.node,), 1)
+        entry = self._library.entry(attr, self._valid(parent))
+        self._libfuse.fuse_reply_entry(request, entry)
 
-    def _opendir(self, path: bytes, info: int) -> None:
-        node = self._find(path).node
-        # An open file is all that refers to a node: paths are walked anew.
-        self._refer(node, 1)
-        self._library.opened(info, node, self._all_stable)
+    def _forget(self, request: int, node: int, count: int) -> None:
+        try:
+            self._refer((node,), -count)
+        except Exception:
+            _log.exception("forget of node %#x failed", node)
+        self._libfuse.fuse_reply_none(request)
 
-    def _releasedir(self, _path: bytes, info: int) -> None:
-        node = self._library.handle(info)
-        # Who else lists it makes the listing anew.
-        self._listings.pop(node, None)
-        self._refer(node, -1)
+    def _getattr(self, request: int, node: int) -> None:
+        stat = self._library.stat(self._fs.getattr(node))
+        self._libfuse.fuse_reply_attr(request, stat, self._valid(node))
 
-    def _refer(self, node: int, count: int) -> None:
-        if not self._all_stable:
-            self._fs.adjust_lookups((node,), count)
+    def _readlink(self, request: int, node: int) -> None:
+        self._libfuse.fuse_reply_readlink(request, self._fs.readlink(node))
 
-    def _readdir(
-        self, _path: bytes, buffer: int, filler: int, offset: int, info: int, flags: int = 0
-    ) -> None:
-        node = self._library.handle(info)
-        entries = self._listings.get(node) if offset else None
-        if entries is None:
-            own = self._fs.getattr(node)
-            above = self._fs.lookup(node, b"..") or own
-            entries = [(b".", own), (b"..", above), *self._fs.listdir(node)]
-            self._listings[node] = entries
-        self._library.fill(filler, buffer, entries, offset, flags)
+    def _open(self, request: int, _node: int, info: int) -> None:
+        if c_int.from_address(info).value & (os.O_ACCMODE | os.O_TRUNC):
+            raise OSError(errno.EROFS, "nothing is written here")
+        self._reply_open(request, info, keep=True)
 
-    def _readlink(self, path: bytes, buffer: int, size: int) -> None:
-        target = self._fs.readlink(self._find(path).node)[: size - 1] + b"\0"
-        ctypes.memmove(buffer, target, len(target))
+    def _opendir(self, request: int, node: int, info: int) -> None:
+        self._reply_open(request, info, keep=self._valid(node) == FOREVER)
 
-    def _open(self, path: bytes, info: int) -> int:
-        if ctypes.c_int.from_address(info).value & (os.O_ACCMODE | os.O_TRUNC):
-            return -errno.EROFS
+    def _reply_open(self, request: int, info: int, *, keep: bool) -> None:
         if self._opens_itself:
-            return -errno.ENOSYS
-        self._opendir(path, info)
-        return 0
+            self._libfuse.fuse_reply_err(request, errno.ENOSYS)
+            return
+        if keep:
+            self._library.keep(info)
+        self.quiet.opened()
+        if self._libfuse.fuse_reply_open(request, info):
+            self.quiet.closed()
 
-    def _read(self, path: bytes, buffer: int, size: int, offset: int, info: int) -> int:
-        data = self._fs.read(self._node(path, info), offset, size)
-        ctypes.memmove(buffer, data, len(data))
-        return len(data)
+    def _release(self, request: int) -> None:
+        self._libfuse.fuse_reply_err(request, 0)
+        self.quiet.closed()
 
-    def _lseek(self, path: bytes, offset: int, whence: int, info: int) -> int:
-        return self._fs.seek(self._node(path, info), offset, whence)
+    def _read(self, request: int, node: int, size: int, offset: int) -> None:
+        self._reply(request, self._fs.read(node, offset, size))
 
-    def _getxattr(self, path: bytes, name: bytes, buffer: int, size: int, *_position: int) -> int:
-        value = self._fs.getxattr(self._find(path).node, name)
-        return -errno.ENODATA if value is None else _xattr(value, buffer, size)
+    def _reply(self, request: int, data: bytes) -> None:
+        self._libfuse.fuse_reply_buf(request, data, len(data))
 
-    def _listxattr(self, path: bytes, buffer: int, size: int) -> int:
-        names = self._fs.listxattr(self._find(path).node)
-        return _xattr(b"".join(name + b"\0" for name in names), buffer, size)
+    def _readdir(self, request: int, node: int, size: int, offset: int) -> None:
+        self._list(request, node, size, offset, plus=False)
 
-    def _statfs(self, _path: bytes, buffer: int) -> None:
+    def _readdirplus(self, request: int, node: int, size: int, offset: int) -> None:
+        self._list(request, node, size, offset, plus=True)
+
+    def _list(self, request: int, node: int, size: int, offset: int, *, plus: bool) -> None:
+        body, nodes, too_small = self._listings.cut(node, offset, size, plus=plus)
+        if too_small:
+            raise OSError(errno.EINVAL, "an empty reply would mean the end")
+        self._refer(nodes, 1)
+        self._reply(request, body)
+
+    def _statfs(self, request: int, _node: int) -> None:
         bsize, blocks, files, namelen = self._fs.statfs()
         fields = {"f_bsize": bsize, "f_frsize": bsize, "f_blocks": blocks}
-        self._library.statvfs(buffer, fields | {"f_files": files, "f_namemax": namelen})
+        fields |= {"f_files": files, "f_namemax": namelen}
+        self._libfuse.fuse_reply_statfs(request, byref(self._library.statvfs(fields)))
 
+    def _getxattr(self, request: int, node: int, name: bytes, size: int) -> None:
+        value = self._fs.getxattr(node, name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        self._xattr(request, value, size)
 
-def _read_only(*_args: Any) -> int:
-    return -errno.EROFS
+    def _listxattr(self, request: int, node: int, size: int) -> None:
+        names = self._fs.listxattr(node)
+        self._xattr(request, b"".join(name + b"\0" for name in names), size)
 
+    def _xattr(self, request: int, value: bytes, size: int) -> None:
+        """Give an attribute's value, or its size where `size` is 0, as getxattr(2) has it."""
+        if not size:
+            self._libfuse.fuse_reply_xattr(request, len(value))
+        elif len(value) > size:
+            raise OSError(errno.ERANGE, "longer than the room for it")
+        else:
+            self._reply(request, value)
 
-def _xattr(value: bytes, buffer: int, size: int) -> int:
-    """Give an attribute's value, or its size alone where `size` is 0, as getxattr(2) has it."""
-    if size and len(value) > size:
-        return -errno.ERANGE
-    if size:
-        ctypes.memmove(buffer, value, len(value))
-    return len(value)
+    def _access(self, request: int, node: int, mask: int) -> None:
+        self._libfuse.fuse_reply_err(request, denial(self._fs.getattr(node).mode, mask))
+
+    def _lseek(self, request: int, node: int, offset: int, whence: int) -> None:
+        self._libfuse.fuse_reply_lseek(request, self._fs.seek(node, offset, whence))

@@ -1,14 +1,16 @@
-"""libfuse itself, 2 or 3, and its structs, as fusepy or mfusepy declares them for each system.
+"""libfuse itself, 2 or 3: its functions, and its structs as fusepy or mfusepy declare them.
 
-Only declarations are theirs: their callbacks, which decode each path and copy each attribute by
-itself, take as long as the answer. Pointers are plain addresses here. Knows no `FileSystem`.
+Only declarations of what differs between systems are theirs. libfuse's low-level interface is used,
+which knows nodes and no paths. By the other one the kernel cannot be had to open directories by
+itself: libfuse would follow a null pointer as soon as one is listed. Pointers are plain addresses
+here. Knows no `FileSystem`.
 """
 
 import ctypes
 import importlib
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from ctypes.util import find_library
 from operator import itemgetter
 from typing import Any
@@ -22,13 +24,64 @@ _MISSING = (
     "or libfuse3-3 and pip install 'imagefs[fuse3]'"
 )
 _NEEDS_MFUSEPY = "libfuse 3 needs mfusepy: pip install 'imagefs[fuse3]'"
+_TOO_SHORT = "libfuse 2 has too short numbers on this machine: apt install libfuse3-3"
 
+_EXPORT_SUPPORT = 1 << 4  # FUSE_CAP_EXPORT_SUPPORT
 _READDIRPLUS_AUTO = 1 << 14  # FUSE_CAP_READDIRPLUS_AUTO
 _CACHE_SYMLINKS = 1 << 23  # FUSE_CAP_CACHE_SYMLINKS
-_READDIR_PLUS = 1 << 0  # FUSE_READDIR_PLUS
-_FILL_DIR_PLUS = 1 << 1  # FUSE_FILL_DIR_PLUS
 
+_NODE_BYTES = 8
+_CTX_PID = 8
+"""Where struct fuse_ctx has the pid, behind two numbers of 32 bits."""
+_TIMEOUTS = 8
+"""How often a timeout stands in struct fuse_entry_param. fusepy leaves out the end of struct stat,
+which is reserved, so that the place of the two is not known."""
 _CODES = {2: "H", 4: "I", 8: "Q"}
+_INT, _POINTER, _BYTES = ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p
+_SIZE, _OFFSET = ctypes.c_size_t, ctypes.c_int64
+_SESSION = _REQUEST = _POINTER
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "fuse_reply_err": (_INT, _REQUEST, _INT),
+    "fuse_reply_none": (None, _REQUEST),
+    "fuse_reply_entry": (_INT, _REQUEST, _BYTES),
+    "fuse_reply_attr": (_INT, _REQUEST, _BYTES, ctypes.c_double),
+    "fuse_reply_readlink": (_INT, _REQUEST, _BYTES),
+    "fuse_reply_open": (_INT, _REQUEST, _POINTER),
+    "fuse_reply_buf": (_INT, _REQUEST, _BYTES, _SIZE),
+    "fuse_reply_statfs": (_INT, _REQUEST, _POINTER),
+    "fuse_reply_xattr": (_INT, _REQUEST, _SIZE),
+    "fuse_req_ctx": (_POINTER, _REQUEST),
+    "fuse_req_interrupted": (_INT, _REQUEST),
+    "fuse_set_signal_handlers": (_INT, _SESSION),
+    "fuse_remove_signal_handlers": (None, _SESSION),
+    "fuse_session_exit": (None, _SESSION),
+    "fuse_session_exited": (_INT, _SESSION),
+    "fuse_session_loop": (_INT, _SESSION),
+    "fuse_session_loop_mt": (_INT, _SESSION, _POINTER),
+    "fuse_session_destroy": (None, _SESSION),
+}
+_FUNCTIONS_2: dict[str, tuple[Any, ...]] = {
+    "fuse_mount": (_POINTER, _BYTES, _POINTER),
+    "fuse_unmount": (None, _BYTES, _POINTER),
+    "fuse_chan_fd": (_INT, _POINTER),
+    "fuse_lowlevel_new": (_SESSION, _POINTER, _POINTER, _SIZE, _POINTER),
+    "fuse_session_add_chan": (None, _SESSION, _POINTER),
+    "fuse_session_remove_chan": (None, _POINTER),
+}
+_FUNCTIONS_3: dict[str, tuple[Any, ...]] = {
+    "fuse_session_new": (_SESSION, _POINTER, _POINTER, _SIZE, _POINTER),
+    "fuse_session_mount": (_INT, _SESSION, _BYTES),
+    "fuse_session_unmount": (None, _SESSION),
+    "fuse_session_fd": (_INT, _SESSION),
+}
+_FUNCTIONS_LATER: dict[tuple[int, int], dict[str, tuple[Any, ...]]] = {
+    (3, 8): {"fuse_reply_lseek": (_INT, _REQUEST, _OFFSET)},
+    (3, 12): {
+        "fuse_loop_cfg_create": (_POINTER,),
+        "fuse_loop_cfg_set_max_threads": (None, _POINTER, ctypes.c_uint),
+        "fuse_loop_cfg_destroy": (None, _POINTER),
+    },
+}
 
 
 def load() -> "Library":
@@ -58,125 +111,70 @@ def _module() -> Any:
 
 
 class Library:
-    """One libfuse; `version` is its major and minor number."""
+    """One libfuse: its `functions` by their names; `version` is its major and minor number."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._functions = module._libfuse
-        number = self._functions.fuse_version()
+        self.functions = ctypes.CDLL(module._libfuse._name)
+        number = self.functions.fuse_version()
         self.version: tuple[int, int] = divmod(number, 100 if number >= 100 else 10)
         self.is_3 = self.version[0] == 3
         if self.is_3 and module.__name__ == "fuse":
             raise HostError(_NEEDS_MFUSEPY)
-        if self.is_3:
-            self._functions.fuse_get_session.restype = ctypes.c_void_p
-        self._fh = module.fuse_file_info.fh.offset
-        stat_p = ctypes.c_char_p
-        flags = [ctypes.c_int] if self.is_3 else []
-        self._filler = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, stat_p, module.c_off_t, *flags
-        )
-        self.stat = _packer(module)
+        if not self.is_3 and ctypes.sizeof(ctypes.c_ulong) < _NODE_BYTES:
+            raise HostError(_TOO_SHORT)
+        for name, (result, *arguments) in self._declared().items():
+            if not hasattr(self.functions, name):
+                raise HostError(f"{self.functions._name} has no low-level interface: no {name}")
+            function = getattr(self.functions, name)
+            function.restype, function.argtypes = result, arguments
+        self._pack_stat, self._pack_entry, self._pick = _packers(module)
 
-    def main(self, calls: Mapping[str, Callable[..., Any]], words: Sequence[bytes]) -> int:
-        """Mount and serve until the end, as the words of a command line say; return a status.
+    def _declared(self) -> Mapping[str, tuple[Any, ...]]:
+        declared = _FUNCTIONS | (_FUNCTIONS_3 if self.is_3 else _FUNCTIONS_2)
+        for since, functions in _FUNCTIONS_LATER.items():
+            if self.version >= since:
+                declared |= functions
+        return declared
 
-        `calls` have the names, and take the arguments, of struct fuse_operations.
-        """
-        operations = self._module.fuse_operations()
-        kept = []
-        for name, prototype, *_ in operations._fields_:
-            if name in calls:
-                function = _plain(prototype)(calls[name])
-                kept.append(function)
-                setattr(operations, name, ctypes.cast(function, prototype))
-        argv = (ctypes.c_char_p * len(words))(*words)
-        size = ctypes.sizeof(operations)
-        # mfusepy's stands in for systems without fuse_main_real.
-        main = getattr(self._module, "fuse_main_real", None) or self._functions.fuse_main_real
-        return int(main(len(words), argv, ctypes.pointer(operations), size, None))
-
-    def agree(self, conn: int, config: int) -> None:
+    def agree(self, conn: int) -> None:
         """Set in `init` what libfuse 3 takes from there alone."""
-        self._module.fuse_config.from_address(config).use_ino = 1
-        wanted = self._module.fuse_conn_info.from_address(conn)
-        # Left to itself the kernel asks for names alone where it saw nobody look at files.
-        wanted.want &= ~_READDIRPLUS_AUTO
-        wanted.want |= wanted.capable & _CACHE_SYMLINKS
-
-    def context(self) -> tuple[int, int]:
-        """Return the address of struct fuse, and the pid of who waits for this thread's answer."""
-        context = self._functions.fuse_get_context().contents
-        return context.fuse, context.pid
-
-    def is_interrupted(self) -> bool:
-        """Tell whether who waits for this thread's answer has got a signal."""
-        return bool(self._functions.fuse_interrupted())
-
-    def has_ended(self, fuse: int) -> bool:
-        """Tell whether the mount is to end."""
         if self.is_3:
-            session = self._functions.fuse_get_session(ctypes.c_void_p(fuse))
-            return bool(self._functions.fuse_session_exited(ctypes.c_void_p(session)))
-        return bool(self._functions.fuse_exited(ctypes.c_void_p(fuse)))
+            wanted = self._module.fuse_conn_info.from_address(conn)
+            # Left to itself the kernel asks for names alone where it saw nobody look at files.
+            wanted.want &= ~_READDIRPLUS_AUTO
+            wanted.want |= wanted.capable & (_CACHE_SYMLINKS | _EXPORT_SUPPORT)
 
-    def end(self, fuse: int) -> None:
-        """Have `main` return."""
-        self._functions.fuse_exit(ctypes.c_void_p(fuse))
+    def stat(self, attr: Attr) -> bytes:
+        """Return struct stat."""
+        return self._pack_stat(*self._pick((*attr, BLKSIZE)))
 
-    def handle(self, info: int | None) -> int:
-        """Return what `opened` left in a struct fuse_file_info, or 0."""
-        return ctypes.c_uint64.from_address(info + self._fh).value if info else 0
+    def entry(self, attr: Attr, valid: float) -> bytes:
+        """Return struct fuse_entry_param; times are in seconds, and node 0 is none."""
+        fields = self._pick((*attr, BLKSIZE))
+        return self._pack_entry(attr.node, 0, *fields, *(valid,) * _TIMEOUTS)
 
-    def opened(self, info: int, handle: int, keep: bool = False) -> None:
-        """Leave a handle in a struct fuse_file_info; `keep` lets the kernel keep a listing."""
+    def asker(self, request: int) -> int:
+        """Return the pid of who waits for a request's answer."""
+        return ctypes.c_int.from_address(self.functions.fuse_req_ctx(request) + _CTX_PID).value
+
+    def keep(self, info: int) -> None:
+        """Let the kernel keep what it reads of a file or, by libfuse 3, of a directory."""
         it = self._module.fuse_file_info.from_address(info)
-        it.fh = handle
-        if keep and self.is_3:
-            it.keep_cache = it.cache_readdir = 1
+        it.keep_cache = 1
+        if self.is_3:
+            it.cache_readdir = 1
 
-    def fill(
-        self,
-        filler: int,
-        buffer: int,
-        entries: Sequence[tuple[bytes, Attr]],
-        offset: int,
-        flags: int,
-    ) -> None:
-        """Hand over a directory's entries, all to libfuse 2.
-
-        To libfuse 3 as many from `offset` as it has room for: it takes attributes, which readdir's
-        flags say whether to give, with those alone that have a place of their own.
-        """
-        call, stat = self._filler(filler), self.stat
-        if not self.is_3:
-            for name, attr in entries:
-                call(buffer, name, stat(attr), 0)
-            return
-        more = _FILL_DIR_PLUS if flags & _READDIR_PLUS else 0
-        for at in range(offset, len(entries)):
-            name, attr = entries[at]
-            if call(buffer, name, stat(attr), at + 1, more):
-                return
-
-    def statvfs(self, buffer: int, fields: Mapping[str, int]) -> None:
-        """Fill a struct statvfs."""
-        it = self._module.c_statvfs.from_address(buffer)
-        for name, value in fields.items():
-            setattr(it, name, value)
+    def statvfs(self, fields: Mapping[str, int]) -> Any:
+        """Return a struct statvfs."""
+        return self._module.c_statvfs(**fields)
 
 
-def _plain(prototype: Any) -> Any:
-    """Return a callback's type with addresses in the place of pointers."""
-    simple = (
-        type_ if issubclass(type_, ctypes._SimpleCData) else ctypes.c_void_p
-        for type_ in prototype._argtypes_
-    )
-    return ctypes.CFUNCTYPE(prototype._restype_, *simple)
+def _packers(module: Any) -> tuple[Callable[..., bytes], Callable[..., bytes], Any]:
+    """Return what packs this system's struct stat, alone and in struct fuse_entry_param.
 
-
-def _packer(module: Any) -> Callable[[Attr], bytes]:
-    """Return a function from attributes to the bytes of this system's struct stat."""
+    Besides, what picks their fields in that order from those of Attr and st_blksize.
+    """
     type_, time = module.c_stat, module.c_timespec
     fields = (*Attr._fields, "blksize")
     places = []
@@ -187,10 +185,10 @@ def _packer(module: Any) -> Callable[[Attr], bytes]:
         at = getattr(type_, f"st_{name}spec").offset
         for part, value in ((time.tv_sec, "mtime"), (time.tv_nsec, "mtimensec")):
             places.append((at + part.offset, _CODES[part.size].lower(), fields.index(value)))
-    layout, end = "=", 0
+    layout, end = "", 0
     for offset, code, _ in sorted(places):
         layout += f"{offset - end}x{code}"
         end = offset + struct.calcsize(f"={code}")
-    pack = struct.Struct(f"{layout}{ctypes.sizeof(type_) - end}x").pack
+    layout += f"{ctypes.sizeof(type_) - end}x"
     pick = itemgetter(*(at for _, _, at in sorted(places)))
-    return lambda attr: pack(*pick((*attr, BLKSIZE)))
+    return struct.Struct(f"={layout}").pack, struct.Struct(f"=QQ{layout}{_TIMEOUTS}d").pack, pick

@@ -398,6 +398,24 @@ def test_nothing_to_unmount(place: Path) -> None:
 
 
 @EVERY_DRIVER
+def test_what_was_looked_at_is_not_asked_for_again(driver: str, place: Path) -> None:
+    """Where nothing changes, the daemon hears nothing of a second walk that reads files."""
+    walk = ["grep", "-rc", "x", os.fspath(place)]
+    with served(driver, "few", place) as it:
+
+        def replies() -> int:
+            text = Path(f"/proc/{it.process.pid}/io").read_text()
+            return int(dict(line.split(": ") for line in text.splitlines())["syscw"])
+
+        first = subprocess.check_output(walk)
+        asked = replies()
+        assert asked > 20
+        assert subprocess.check_output(walk) == first
+        # The reply that woke the first walk's last reader may have been counted after it.
+        assert replies() <= asked + 1
+
+
+@EVERY_DRIVER
 def test_changes_show_within_two_seconds(driver: str, place: Path, control: Path) -> None:
     """In a directory that changes, new names come and old ones go, listed and looked up."""
     with served(driver, "live", place, control=control):

@@ -22,7 +22,7 @@ from tests.support.engines import RunningEngine
 from tests.support.gated import SLOW
 from tests.support.mounted import clear, imagefs, module_mounted
 from tests.support.polling import soon
-from tests.support.serving import DRIVERS
+from tests.support.serving import DRIVERS, LIBFUSES
 
 SHOWN_WITHIN = 2.0
 IMAGES = 12
@@ -354,8 +354,13 @@ def test_readers_that_were_interrupted_hold_no_image(driver: str, tmp_path: Path
         assert soon(lambda: unloaded(mountpoint, tmp_path), 30)
 
 
-def test_libfuse_lets_an_image_go_once_it_is_closed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["libfuse2", "libfuse3"])
+def test_libfuse_lets_an_image_go_once_it_is_closed(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is open of a removed image can be read."""
+    needs.need_fuse(library)
+    monkeypatch.setenv("FUSE_LIBRARY_NAME", LIBFUSES[library])
     with gated_by("libfuse", tmp_path) as mountpoint:
         (tmp_path / "open").touch()
         with (mountpoint / "slow:1/rootfs/name").open() as file:

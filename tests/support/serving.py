@@ -137,6 +137,7 @@ TREES: dict[str, Callable[[], FileSystem]] = {
     "image": _image,
     "live": _live,
     "stuck": _stuck,
+    "few": functools.partial(_many, 20, 10),
     "many": functools.partial(_many, 600, 100),
     "large": lambda: MemFs({"large": File(bytes(range(256)) * (1 << 20))}),
     "wide": functools.partial(_many, 1, 100_000),
