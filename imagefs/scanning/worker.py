@@ -25,8 +25,8 @@ from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.vfs.links import links_of
 from imagefs.vfs.memory import Memory
+from imagefs.vfs.names import Names
 from imagefs.vfs.open_layer import Maps, OpenLayer
-from imagefs.vfs.view import MergedView
 
 _MOST_OPEN = 4
 _SORTED_TOGETHER = 1 << 16
@@ -227,7 +227,5 @@ def shown(question: Question) -> list[list[bool] | Failure]:
 
 def _shown(image: Image, store: Store, layer: int, numbers: Sequence[int]) -> list[bool]:
     indexes = [index_cache.open_index(one, store.index_dir) for one in image.layers]
-    links = links_of(indexes)
-    last = len(indexes)
-    root = MergedView(1, last, 1, dict.fromkeys(range(1, last + 1), 0), links)
-    return [root.shows((layer + 1, number)) for number in numbers]
+    names = Names(links_of(indexes))
+    return [names.shows((layer + 1, number)) for number in numbers]
