@@ -15,11 +15,10 @@ from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
-from imagefs.vfs import merge, nodeid
+from imagefs.vfs import merge, nodeid, runs
 from imagefs.vfs.chain import Chain, Spot, key_of
 from imagefs.vfs.memory import Memory, Shelf
 from imagefs.vfs.merge import S_IFDIR
-from imagefs.vfs.runs import Runs
 
 _SHIFT, _ROW = nodeid.ROW_BITS, nodeid.ROW_MASK
 
@@ -36,7 +35,7 @@ class Piles:
         self._below: Shelf[int, int] = Shelf(memory)
         self._shown: Shelf[int, int] = Shelf(memory)
         self._described: Shelf[int, int] = Shelf(memory)
-        self._runs = Runs(memory)
+        self._runs = runs.Runs(memory)
         self.links: Shelf[tuple[int, int], int] = Shelf(memory)
         """By chain and place of a link: the inode of a lower layer that it leads to."""
         self.counts: Shelf[tuple[int, int], tuple[int, ...]] = Shelf(memory)
@@ -127,15 +126,26 @@ class Piles:
 
     def lookup(self, spot: Spot, name: bytes) -> tuple[Chain, Child] | None:
         """Return what a directory has under a name."""
+        at = spot
+        # The way of most images, without the calls that a run needs.
+        for _ in range(0 if self._runs.known else runs.DEEP):
+            child, ends = merge.says(at[0], at[1], name)
+            if child is not None:
+                return at[0], child
+            below = None if ends else self.below(*at)
+            if below is None:
+                return None
+            at = below
         return self.look(spot, name)[0]
 
     def look(self, spot: Spot, name: bytes) -> tuple[tuple[Chain, Child] | None, int]:
         """Return what a directory has under a name, and how many looks it took to find out."""
         way = self._look(spot, name)
+        below, answer = self.below, way.send
         try:
             wanted = next(way)
             while True:
-                wanted = way.send(self.below(*wanted))
+                wanted = answer(below(*wanted))
         except StopIteration as done:
             found: tuple[tuple[Chain, Child] | None, int] = done.value
             return found
@@ -146,21 +156,22 @@ class Piles:
         """Do as `look` does; yields directories of which it must know what shows through them."""
         found = None
         looks = 0
+        known = self._runs
         looked: list[Spot] = []
         at: Spot | None = spot
         while at is not None:
             looks += 1
-            within = self._runs.of(at)
+            within = known.of(at) if known.known else None
             if within is None:
                 looked.append(at)
-                child, ends = merge.says(*at, name)
+                child, ends = merge.says(at[0], at[1], name)
                 if child is not None:
                     found = at[0], child
                     break
                 at = None if ends else (yield at)
                 continue
-            if self._runs.worth(looked):
-                self._runs.read(looked, at)
+            if known.worth(looked):
+                known.read(looked, at)
             looked.clear()
             key = within.run.find(within.level, name)
             if key:
@@ -169,8 +180,8 @@ class Piles:
                 break
             ends = key is not None or not within.run.below
             at = None if ends else at[0].at(within.run.below)
-        if self._runs.worth(looked):
-            self._runs.read(looked, (yield looked[-1]))
+        if looks > runs.DEEP and known.worth(looked):
+            known.read(looked, (yield looked[-1]))
         return found, looks
 
     def walk(self, spot: Spot, path: Sequence[bytes]) -> Spot | None:

@@ -78,6 +78,8 @@ class Runs:
         self._runs: Shelf[int, Run] = Shelf(memory)
         self._within: Shelf[int, int] = Shelf(memory)
         self._spent: Shelf[int, int] = Shelf(memory)
+        self.known = self._runs.known
+        """By a number of their own; empty where there is none to look in."""
 
     def of(self, spot: Spot) -> Within | None:
         """Return where in a run a directory is; None if it is in none."""
