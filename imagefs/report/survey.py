@@ -18,8 +18,8 @@ from imagefs.tree.causes import Cause, Event
 from imagefs.tree.contents import stored
 from imagefs.tree.hiding import Hiding
 from imagefs.tree.waste import Examined, Waste
+from imagefs.vfs.chain import Spot
 from imagefs.vfs.merge import S_IFDIR, Place
-from imagefs.vfs.pile import Spot
 
 ADDED, CHANGED, DELETED = range(3)
 """Kinds of what a layer did to a name."""

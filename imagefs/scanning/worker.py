@@ -27,8 +27,8 @@ from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
 from imagefs.vfs.links import links_of
 from imagefs.vfs.memory import Memory
+from imagefs.vfs.names import Names
 from imagefs.vfs.open_layer import Maps, OpenLayer
-from imagefs.vfs.view import MergedView
 
 _MOST_OPEN, _MOST_INDEXES = 32, 128
 _SORTED_TOGETHER = 1 << 16
@@ -261,7 +261,5 @@ def _index(scan: str, layer: Layer, store: Store) -> Index:
 
 
 def _shown(indexes: Sequence[Index], layer: int, numbers: Sequence[int]) -> list[bool]:
-    links = links_of(indexes)
-    last = len(indexes)
-    root = MergedView(1, last, 1, dict.fromkeys(range(1, last + 1), 0), links)
-    return [root.shows((layer + 1, number)) for number in numbers]
+    names = Names(links_of(indexes))
+    return [names.shows((layer + 1, number)) for number in numbers]

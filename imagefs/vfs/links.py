@@ -22,12 +22,13 @@ from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.records import SPECIAL_NAMES, clean
-from imagefs.vfs import merge, nodeid
+from imagefs.vfs import nodeid
+from imagefs.vfs.chain import Chain, Spot
 from imagefs.vfs.memory import SMALL, Memory
 from imagefs.vfs.merge import S_IFDIR, Place
-from imagefs.vfs.pile import Chain, Pile, Piles, Spot
+from imagefs.vfs.pile import Pile, Piles
 
-MAX_STEPS = 1 << 17
+MAX_STEPS = 1 << 18
 """Most steps through directories, of each layer that shows in one, that are taken to count the
 links of an image."""
 
@@ -195,9 +196,8 @@ class _Walk:
         """Return what a directory has under a name, as any reader sees it."""
         spot, known, found = self._found
         if spot != directory or known != name:
-            places = list(self._pile.piles.stack(directory))
-            self.steps -= len(places)
-            found = merge.lookup(places, name)
+            found, looked = self._pile.piles.look(directory, name)
+            self.steps -= looked
             self._found = directory, name, found
         return found
 
@@ -208,9 +208,10 @@ class _Walk:
         if trail:
             found = trail[-1][1]
         for name in path[common:]:
-            found = self._pile.piles.walk(found, [name]) if found else None
+            child = self.named(found, name) if found else None
+            is_directory = child is not None and child[1].row.mode >> 12 == S_IFDIR
+            found = (child[0], child[1].number) if child and is_directory else None
             trail.append((name, found))
-        self.steps -= len(path) - common
         return trail
 
     def _follow(self, chain: Chain, path: list[bytes]) -> Spot | None:
@@ -223,8 +224,7 @@ class _Walk:
                 del trail[max(1, len(trail) - 1) :]
             if name in SPECIAL_NAMES:
                 continue
-            self.steps -= 1
-            child = self._pile.piles.lookup(trail[-1], name)
+            child = self.named(trail[-1], name)
             if child is None:
                 return None
             kind = child[1].row.mode >> 12

@@ -9,50 +9,21 @@ be used by many threads.
 
 import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TypeAlias, Union
 from weakref import WeakValueDictionary
 
 from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
-from imagefs.vfs import merge, nodeid
+from imagefs.vfs import merge, nodeid, runs
+from imagefs.vfs.chain import Chain, Spot, key_of
 from imagefs.vfs.memory import Memory, Shelf
 from imagefs.vfs.merge import S_IFDIR
 
 _SHIFT, _ROW = nodeid.ROW_BITS, nodeid.ROW_MASK
 
 
-class Chain:
-    """A layer and, in `below`, the layers under it; `number` is never given again."""
-
-    __slots__ = ("__weakref__", "below", "index", "layer", "number")
-
-    def __init__(self, number: int, layer: int, index: Index, below: Union["Chain", None]) -> None:
-        self.number = number
-        self.layer = layer
-        self.index = index
-        self.below = below
-
-    def at(self, key: int) -> "Spot":
-        """Return the directory that a number stands for; it is of this chain or of one below."""
-        chain: Chain | None = self
-        number = key >> _SHIFT
-        while chain is not None and chain.number != number:
-            chain = chain.below
-        assert chain is not None
-        return chain, key & _ROW
-
-
-Spot: TypeAlias = tuple[Chain, int]
-"""A directory: the chain whose topmost layer has it, and its row there."""
-
-
 _UNKNOWN = (Chain(0, 0, None, None), 0)  # type: ignore[arg-type]
-
-
-def _key(spot: Spot | None) -> int:
-    return 0 if spot is None else spot[0].number << _SHIFT | spot[1]
 
 
 class Piles:
@@ -64,10 +35,11 @@ class Piles:
         self._below: Shelf[int, int] = Shelf(memory)
         self._shown: Shelf[int, int] = Shelf(memory)
         self._described: Shelf[int, int] = Shelf(memory)
+        self._runs = runs.Runs(memory)
         self.links: Shelf[tuple[int, int], int] = Shelf(memory)
         """By chain and place of a link: the inode of a lower layer that it leads to."""
-        self.counts: Shelf[tuple[int, int], int] = Shelf(memory)
-        """By chain and inode: how many of its names show."""
+        self.counts: Shelf[tuple[int, int], tuple[int, ...]] = Shelf(memory)
+        """By chain and inode: how many of its names show, as `names.py` has it."""
 
     def chain(self, layer: int, index: Index, below: Chain | None) -> Chain:
         """Return the chain of a layer upon others, one object for all who ask."""
@@ -123,14 +95,10 @@ class Piles:
         lower = yield chain, row.parent
         if row.flags & rows.OPAQUE or merge.deletes(index, index.row(row.parent), name):
             lower = None
-        while lower is not None:
-            child, ends = merge.says(*lower, name)
-            if child is not None:
-                if child.row.mode >> 12 == S_IFDIR:
-                    found = lower[0], child.number
-                break
-            lower = None if ends else (yield lower)
-        self._below.keep(chain.number << _SHIFT | number, _key(found))
+        shown = (yield from self._look(lower, name))[0] if lower else None
+        if shown and shown[1].row.mode >> 12 == S_IFDIR:
+            found = shown[0], shown[1].number
+        self._below.keep(chain.number << _SHIFT | number, key_of(found))
         return found
 
     def stack(self, spot: Spot) -> Iterator[Spot]:
@@ -140,8 +108,8 @@ class Piles:
             yield below
             below = self.below(*below)
 
-    def _directory(self, places: Iterator[Spot], name: bytes) -> Spot | None:
-        found = merge.lookup(places, name)
+    def _directory(self, spot: Spot, name: bytes) -> Spot | None:
+        found = self.lookup(spot, name)
         if found is None or found[1].row.mode >> 12 != S_IFDIR:
             return None
         return found[0], found[1].number
@@ -158,7 +126,63 @@ class Piles:
 
     def lookup(self, spot: Spot, name: bytes) -> tuple[Chain, Child] | None:
         """Return what a directory has under a name."""
-        return merge.lookup(self.stack(spot), name)
+        at = spot
+        # The way of most images, without the calls that a run needs.
+        for _ in range(0 if self._runs.known else runs.DEEP):
+            child, ends = merge.says(at[0], at[1], name)
+            if child is not None:
+                return at[0], child
+            below = None if ends else self.below(*at)
+            if below is None:
+                return None
+            at = below
+        return self.look(spot, name)[0]
+
+    def look(self, spot: Spot, name: bytes) -> tuple[tuple[Chain, Child] | None, int]:
+        """Return what a directory has under a name, and how many looks it took to find out."""
+        way = self._look(spot, name)
+        below, answer = self.below, way.send
+        try:
+            wanted = next(way)
+            while True:
+                wanted = answer(below(*wanted))
+        except StopIteration as done:
+            found: tuple[tuple[Chain, Child] | None, int] = done.value
+            return found
+
+    def _look(
+        self, spot: Spot, name: bytes
+    ) -> Generator[Spot, Spot | None, tuple[tuple[Chain, Child] | None, int]]:
+        """Do as `look` does; yields directories of which it must know what shows through them."""
+        found = None
+        looks = 0
+        known = self._runs
+        looked: list[Spot] = []
+        at: Spot | None = spot
+        while at is not None:
+            looks += 1
+            within = known.of(at) if known.known else None
+            if within is None:
+                looked.append(at)
+                child, ends = merge.says(at[0], at[1], name)
+                if child is not None:
+                    found = at[0], child
+                    break
+                at = None if ends else (yield at)
+                continue
+            if known.worth(looked):
+                known.read(looked, at)
+            looked.clear()
+            key = within.run.find(within.level, name)
+            if key:
+                chain, number = at[0].at(key)
+                found = chain, Child(name, number, chain.index.row(number))
+                break
+            ends = key is not None or not within.run.below
+            at = None if ends else at[0].at(within.run.below)
+        if looks > runs.DEEP and known.worth(looked):
+            known.read(looked, (yield looked[-1]))
+        return found, looks
 
     def walk(self, spot: Spot, path: Sequence[bytes]) -> Spot | None:
         """Return the directory that a path leads to from another; links are not followed."""
@@ -166,7 +190,7 @@ class Piles:
         for name in path:
             if found is None:
                 break
-            found = self._directory(self.stack(found), name)
+            found = self._directory(found, name)
         return found
 
     def shown(self, top: Chain, layer: int, index: Index, number: int) -> Spot | None:
@@ -187,8 +211,8 @@ class Piles:
                 if found == (found[0], row.parent) and found[0].layer == layer:
                     found = None if row.flags & rows.HIDDEN else (found[0], at)
                 else:
-                    found = self._directory(self.stack(found), index.name(row))
-            self._shown.keep(base | at, _key(found))
+                    found = self._directory(found, index.name(row))
+            self._shown.keep(base | at, key_of(found))
         return found
 
     def described(self, spot: Spot) -> tuple[int, Row]:
@@ -201,7 +225,7 @@ class Piles:
         if row.flags & rows.IMPLIED and chain.below is not None:
             key = self._described.known.get(chain.number << _SHIFT | number)
             if key is None:
-                key = _key(self._find_described(spot))
+                key = key_of(self._find_described(spot))
                 self._described.keep(chain.number << _SHIFT | number, key)
             chain, number = chain.at(key)
             row = chain.index.row(number)

@@ -1,25 +1,20 @@
 """Views: the trees that a mount shows of its layers, each a stack of them merged, or one as it is.
 
-Owns what a directory's entries are in a view, which inode each name leads to, and how many names
-of a file a view shows. Keeps nothing: what is remembered is the piles', and can be found again.
-May be used by many threads.
+Owns what a directory's entries are in a view, and which inode each name leads to. Keeps nothing:
+what is remembered is the piles', and can be found again. May be used by many threads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from imagefs.filesystem import check_asker
 from imagefs.index import rows
 from imagefs.index.reader import Child, Index
 from imagefs.index.rows import Row
 from imagefs.vfs import merge, nodeid
+from imagefs.vfs.chain import Chain, Spot
 from imagefs.vfs.links import Links
-from imagefs.vfs.memory import SMALL
 from imagefs.vfs.merge import Listing, Place
-from imagefs.vfs.pile import Chain, Spot
+from imagefs.vfs.names import Names
 
-MAX_COUNTED = 65_000
-"""Most names of one file that are counted for each view, as many as ext4 lets a file have."""
-_KEY = SMALL + 64
 _MERGED_OTHERWISE = rows.WHITEOUTS_WITHIN | rows.IMPLIED | rows.XATTRS
 """Directories that a merged view may show otherwise, though nothing shows through them."""
 _SOME = 4096
@@ -119,11 +114,12 @@ class MergedView(View):
     merged = True
 
     def __init__(
-        self, number: int, layer: int, parent: int, inos: Mapping[int, int], links: "Links"
+        self, number: int, layer: int, parent: int, inos: Mapping[int, int], links: Links
     ) -> None:
         pile = links.pile
         super().__init__(number, layer, pile.indexes[layer], parent, inos)
         self._pile, self._piles, self._links = pile, pile.piles, links
+        self._names = Names(links)
 
     @property
     def has_links(self) -> bool:  # type: ignore[override]
@@ -200,58 +196,5 @@ class MergedView(View):
             row = self._pile.indexes[target[0]].row(target[1])
         if row.nlink == 1 and not self._links.lead_to(target):
             return 0, target, row
-        counts = self._piles.counts
-        chain = self._pile.chain(self.layer)
-        key = chain.number, target[0] << nodeid.LAYER_SHIFT | target[1]
-        count = counts.known.get(key)
-        if count is None:
-            count = self._count(target, row.nlink)
-            counts.keep(key, count, _KEY)
+        count = self._names.count(self.layer, target, row.nlink)
         return 0 if count == row.nlink else min(count, nodeid.MAX_VIEWS), target, row
-
-    def shows(self, inode: Place) -> bool:
-        """Tell whether any name of an inode is visible, be it of its own layer or of one above."""
-        return any(self._visible(self._own_names(inode) + self._links_to(inode)))
-
-    def _count(self, inode: Place, nlink: int) -> int:
-        """Return how many names of an inode show, or, if it has too many, how many there are."""
-        links = self._links_to(inode)
-        if nlink + len(links) > MAX_COUNTED:
-            return nlink + len(links)
-        return sum(self._visible(self._own_names(inode) + links))
-
-    def _own_names(self, inode: Place) -> list[Place]:
-        """Return the rows of its own layer that name an inode."""
-        layer, number = inode
-        index = self._pile.indexes[layer]
-        return [
-            (layer, at)
-            for at in index.same_inode(number)
-            if not (index.row(at).flags & rows.FOREIGN and self._links.target((layer, at)))
-        ]
-
-    def _links_to(self, inode: Place) -> list[Place]:
-        """Return the rows of layers above its own, up to this view's, that name an inode."""
-        position = self._pile.places
-        last = position[self.layer]
-        return [link for link in self._links.to(inode) if position[link[0]] <= last]
-
-    def _visible(self, places: Iterable[Place]) -> Iterator[bool]:
-        """Tell of each of some leaves' names whether it shows."""
-        last = (0, -1)
-        directory: Spot | None = None
-        for place in places:
-            check_asker()
-            layer, number = place
-            index = self._pile.indexes[layer]
-            row = index.row(number)
-            if (layer, row.parent) != last:
-                last = layer, row.parent
-                directory = self._shown(*last)
-            if directory is None:
-                yield False
-            elif (directory[0].layer, directory[1]) == last:
-                yield not row.flags & rows.HIDDEN
-            else:
-                found = self._piles.lookup(directory, index.name(row))
-                yield found is not None and (found[0].layer, found[1].number) == place

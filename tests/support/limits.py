@@ -14,7 +14,7 @@ from imagefs.index import records as layer_records
 from imagefs.registry import answers, manifests, transport
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax, sparse
-from imagefs.vfs import engine_fs, links, nodeid, view
+from imagefs.vfs import engine_fs, links, names, nodeid
 
 NAMES = "no system call takes more"
 HONEST = "far beyond what anybody makes"
@@ -72,7 +72,7 @@ LIMITS = (
     Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),
     Limit("a name between slashes", size(NAME_MAX), NAMES),
     Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
-    Limit("names of a file that each view counts", number(view.MAX_COUNTED), "as many as on ext4"),
+    Limit("names of a file that each view counts", number(names.MAX_COUNTED), "as many as on ext4"),
     Limit(
         "steps to lower layers' files to count an image's hard links to them",
         number(links.MAX_STEPS),

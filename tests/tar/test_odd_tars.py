@@ -11,8 +11,8 @@ import pytest
 
 from imagefs.image.model import Blob, Image, Layer
 from imagefs.index import cache as index_cache
-from imagefs.vfs import view
 from imagefs.vfs.image_fs import ImageFs, image_fs
+from imagefs.vfs.names import MAX_COUNTED
 from tests.support.effort import at_most
 from tests.support.headers import END, GNU, content, file, header, long_name, pax
 from tests.support.needs import need_tool
@@ -332,7 +332,7 @@ def test_five_hundred_layers(tmp_path: Path) -> None:
 
 def test_links_beyond_counting(tmp_path: Path) -> None:
     """Names of a file are counted in each view, unless they are more than a disk would take."""
-    many = view.MAX_COUNTED
+    many = MAX_COUNTED
     names = [b"d/%d" % n for n in range(many)]
     tar = b"".join(header(name, b"1", linkname=b"f") for name in names)
     below = file(b"g", b"y") + header(b"h", b"1", linkname=b"g") + file(b"f", b"x") + tar + END

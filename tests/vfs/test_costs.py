@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagefs.index.reader import Index
 from imagefs.vfs import image_fs as mount
-from imagefs.vfs import links, merge, nodeid, open_layer
+from imagefs.vfs import links, merge, nodeid, open_layer, runs
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from imagefs.vfs.memory import MOST_BYTES, SMALL, Memory, Shelf
 from imagefs.vfs.open_layer import SparseMap
@@ -111,6 +111,76 @@ def test_counting_links_has_a_bound_however_many_layers_show(
     assert all(found[f"l/{at}"].ino == found[name].ino for at, name in enumerate(names))
 
 
+def piled(count: int, links: dict[str, Node], names: list[str], each: int = 1) -> list[bytes]:
+    """Layers that all lay something on `f`, between the bottom one's names and links to them."""
+    between = [tar({f"f/x{at}-{n}": "" for n in range(each)}) for at in range(count)]
+    return [tar(dict.fromkeys(names, "")), *between, tar(links)]
+
+
+@pytest.mark.parametrize("below", ["", "/t"])
+@pytest.mark.parametrize("each", [1, 20])
+def test_links_and_the_layers_that_lie_between_do_not_multiply(
+    tmp_path: Path, looks: Callable[[], int], below: str, each: int
+) -> None:
+    """Be it the link's target that many layers lie on, or the directory that it is in."""
+    layers, count = 90, 1500
+    names = [f"f/{number}{below}" for number in range(count)]
+    linked = {f"l/{number}": Hard(name) for number, name in enumerate(names)}
+    fs = fs_of(piled(layers, linked, names, each), tmp_path)
+    found = paths(fs, "rootfs")
+    assert all(found[f"l/{n}"].ino == found[name].ino for n, name in enumerate(names))
+    assert {found[name].nlink for name in names} == {2}
+    assert looks() < 60 * (count + layers * each)
+
+
+def test_links_of_many_layers_do_not_look_through_all_below(
+    tmp_path: Path, looks: Callable[[], int]
+) -> None:
+    """What was read for a layer's links serves those of the next, and the counts of all."""
+    layers, each = 90, 20
+    names = [f"f/{number}" for number in range(layers * each)]
+    made = [tar(dict.fromkeys(names, ""))]
+    for at in range(layers):
+        own = names[at * each : (at + 1) * each]
+        made.append(tar({f"f/l{name[2:]}": Hard(name) for name in own}))
+    fs = fs_of(made, tmp_path)
+    found = paths(fs, "rootfs")
+    assert all(found[f"f/l{name[2:]}"].ino == found[name].ino for name in names)
+    assert {found[name].nlink for name in names} == {2}
+    assert looks() < 100 * len(names)
+
+
+def test_directories_and_the_layers_that_lie_between_do_not_multiply(
+    tmp_path: Path, looks: Callable[[], int]
+) -> None:
+    """A directory above finds the one that shows through it, however far down that is."""
+    layers, count = 90, 1500
+    names = [f"f/{number}/low" for number in range(count)]
+    top: dict[str, Node] = {f"f/{number}/top": Hard("f/0/low") for number in range(count)}
+    fs = fs_of(piled(layers, top, names), tmp_path)
+    for number in range(count):
+        assert resolve(fs, f"rootfs/f/{number}/low") is not None
+    assert looks() < 100 * count
+
+
+def test_names_are_counted_once_for_all_snapshots(tmp_path: Path, looks: Callable[[], int]) -> None:
+    """To show the same links in more snapshots takes no more than to show them."""
+    names = [f"f/{number}" for number in range(50)]
+    linked = {f"l/{at}": Hard(names[at % 50]) for at in range(600)}
+    above: list[dict[str, str]] = [{f"u{at}": ""} for at in range(12)]
+    above[5] |= {"l/.wh.7": "", "f/.wh.8": ""}
+    below = [tar(dict.fromkeys(names, "")), tar(linked)]
+    fs = fs_of([*below, *map(tar, above)], tmp_path)
+    snapshots = [one.name.decode() for one in fs.listdir(node_of(fs, "snapshots"))]
+    looks()
+    counts = []
+    for name in snapshots:
+        attrs = {one.name: one.attr for one in fs.listdir(node_of(fs, f"snapshots/{name}/f"))}
+        counts.append([attrs[b"7"].nlink, attrs[b"9"].nlink])
+    assert counts == [[1, 1]] + [[13, 13]] * 6 + [[12, 13]] * 7
+    assert looks() < 8 * (650 + 50 * len(snapshots))
+
+
 def test_a_directory_is_found_however_the_layers_are_stepped(tmp_path: Path) -> None:
     """The way through many layers, each with one directory less of a path, does not recurse."""
     count = 400
@@ -177,9 +247,22 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "_TOGETHER", 2)
 
 
-@pytest.mark.parametrize("fixture", ["forgetful", "wide"])
+@pytest.fixture
+def deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whatever shows through another directory be read with it, at the first look."""
+    monkeypatch.setattr(runs, "DEEP", 0)
+    monkeypatch.setattr(merge, "size", lambda _: 0)
+
+
+@pytest.fixture
+def short(deep: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs end soon, and be too short for some directories."""
+    monkeypatch.setattr(runs, "_MOST", 2 * SMALL)
+
+
+@pytest.mark.parametrize("fixture", ["forgetful", "wide", "deep", "short"])
 def test_what_is_shown_is_the_same(fixture: str, request: pytest.FixtureRequest) -> None:
-    """Whether nothing is remembered, or all directories are merged bit by bit."""
+    """Whether nothing is remembered, or directories are merged or looked in bit by bit or whole."""
     request.getfixturevalue(fixture)
 
     @settings(max_examples=60, deadline=None)
@@ -193,6 +276,27 @@ def test_what_is_shown_is_the_same(fixture: str, request: pytest.FixtureRequest)
             for number, (name, members) in enumerate(zip(names, layers, strict=True)):
                 tree = oracle.unpack(members, number)
                 assert oracle.shown(fs, f"layers/{name}", names) == oracle.expected(tree)
+
+    check()
+
+
+@pytest.mark.parametrize("fixture", ["deep", "short"])
+def test_a_name_is_found_where_it_is_listed(fixture: str, request: pytest.FixtureRequest) -> None:
+    """And nowhere else, in whichever snapshot it is asked for first."""
+    request.getfixturevalue(fixture)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(LAYERS, min_size=2, max_size=3), st.booleans())
+    def check(some: list[list[list[tuple[str, Node]]]], upwards: bool) -> None:
+        with mounted([one for layers in some for one in layers]) as (fs, names):
+            for name in (*sorted(names, reverse=not upwards), *names):
+                found = oracle.walk(fs, f"snapshots/{name}")
+                for path in ("", *found):
+                    at = node_of(fs, f"snapshots/{name}/{path}")
+                    if not path or found[path].mode >> 12 == merge.S_IFDIR:
+                        asked = {one: fs.lookup(at, one.encode()) for one in "abcd"}
+                        listed = {one: found.get(f"{path}/{one}".lstrip("/")) for one in "abcd"}
+                        assert asked == listed
 
     check()
 
