@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 from imagefs.archive import windows
@@ -73,19 +74,21 @@ def recognise(head: bytes) -> Compression | None:
     return next((kind for kind, magic in _MAGIC.items() if magic.match(head)), None)
 
 
-def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
+def plain(read: Read, kind: Compression, max_bytes: int, memory: Path) -> Iterator[bytes]:
     """Yield the content of a compressed stream in pieces.
 
-    Raises CorruptArchive, behind all that could be read, if the stream is damaged or cut,
-    TooLargeError if it goes on beyond `max_bytes`.
+    `memory` is the directory of the budget that decompressors share. Raises CorruptArchive, behind
+    all that could be read, if the stream is damaged or cut, TooLargeError if it goes on beyond
+    `max_bytes`.
     """
     make, failure = _decompressor(kind)
     produced = 0
     data = b""
-    while data := data or read(_INPUT):
-        data = _with_whole_header(data, read, kind)
-        need = _need(kind, data)
-        with windows.ALL.held(need, f"its {kind.value} stream"):
+    with windows.budget(f"its {kind.value} stream", memory) as ask:
+        while data := data or read(_INPUT):
+            data = _with_whole_header(data, read, kind)
+            need = _need(kind, data)
+            ask(need)
             current = make(need)
             for piece in _pieces(current, data, read, failure, kind):
                 produced += len(piece)
@@ -93,8 +96,9 @@ def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
                     raise TooLargeError(max_bytes)
                 yield piece
             data = current.unused_data
+            # Before the next one takes memory of its own.
             del current
-        data = _behind_stream(data, read, kind)
+            data = _behind_stream(data, read, kind)
 
 
 def _need(kind: Compression, head: bytes) -> int:

@@ -170,8 +170,10 @@ class Spool:
         kind = compression.recognise(head)
         if kind is not None:
             bound = min(room(self._store), self._options.max_layer_bytes)
+            memory = self._store.index_dir
             read = lambda _size: bytes(next(pieces, b""))  # noqa: E731
-            self._table.large[name] = self._write(name, compression.plain(read, kind, bound))
+            plain = compression.plain(read, kind, bound, memory)
+            self._table.large[name] = self._write(name, plain)
         elif size <= SMALL:
             start = self._record.size
             for piece in pieces:

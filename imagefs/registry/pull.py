@@ -132,7 +132,9 @@ class _Pull:
         bound = min(room(self._store), self._context.options.max_layer_bytes)
         kind = compression.recognise(head)
         if kind is not None:
-            yield from compression.plain(lambda _: next(rest, b""), kind, bound)
+            yield from compression.plain(
+                lambda _: next(rest, b""), kind, bound, self._store.index_dir
+            )
             # Decompressors may stop before what is behind the end.
             for _ in rest:
                 pass

@@ -8,16 +8,13 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from imagefs.archive.compression import (
-    MAGIC_BYTES,
-    Compression,
-    TooLargeError,
-    plain,
-    recognise,
-)
+from imagefs.archive import compression
+from imagefs.archive.compression import MAGIC_BYTES, Compression, TooLargeError, recognise
 from imagefs.errors import CorruptArchive
 from tests.support.effort import at_most
 from tests.support.samples import zstd
@@ -29,6 +26,8 @@ PACK: dict[Compression, Callable[[bytes], bytes]] = {
     Compression.XZ: lzma.compress,
     Compression.BZIP2: bz2.compress,
 }
+plain = partial(compression.plain, memory=Path("/nowhere"))
+"""Streams of these tests share their memory with nobody."""
 KINDS = pytest.mark.parametrize("kind", Compression)
 CONTENT = os.urandom(3000) * 300
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

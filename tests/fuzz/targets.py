@@ -458,7 +458,7 @@ def check_compressed(data: bytes) -> None:
 
     total = 0
     try:
-        for part in compression.plain(read, kind, 1 << 20):
+        for part in compression.plain(read, kind, 1 << 20, folder()):
             total += len(part)
             assert total <= 1 << 20
     except CorruptArchive as error:

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from imagefs.archive import compression, docker_v1, members, windows
+from imagefs.archive import compression, docker_v1, members
 from imagefs.engine import api
 from imagefs.filesystem import NAME_MAX
+from imagefs.host import memory
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
 from imagefs.image import safe_json
@@ -84,7 +85,11 @@ LIMITS = (
     Limit("a file of JSON", size(members.MAX_JSON), HONEST),
     Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
     Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
-    Limit("memory of all decompressors at work", size(windows.BUDGET), MEMORY),
+    Limit(
+        "memory of all that decompress or index for one cache, beside one that grows",
+        size(memory.BUDGET),
+        MEMORY,
+    ),
     Limit("values in JSON", number(safe_json.MAX_VALUES), MEMORY),
     Limit("depth of values in JSON", number(safe_json.MAX_DEPTH), HONEST),
     Limit("an engine's answer", size(api._MAX_ANSWER), HONEST),
