@@ -159,6 +159,32 @@ def test_output_is_bounded(kind: Compression) -> None:
     assert len(unpacked(PACK[kind](bytes(1000)), kind, 1000)) == 1000
 
 
+EMPTY = {
+    Compression.GZIP: gzip.compress(b""),
+    Compression.ZSTD: SKIPPABLE,
+    Compression.XZ: bytes(64 << 10),
+    Compression.BZIP2: bytes(64 << 10),
+}
+"""What a stream may have behind it, again and again, that holds nothing."""
+
+
+@KINDS
+def test_what_holds_nothing_is_bounded(kind: Compression) -> None:
+    """A stream that goes on without content ends at twice the bound and some padding."""
+    took = 0
+    begun = PACK[kind](b"x")
+
+    def read(_size: int) -> bytes:
+        nonlocal took
+        piece = EMPTY[kind] * (65536 // len(EMPTY[kind])) if took else begun
+        took += len(piece)
+        return piece
+
+    with pytest.raises(TooLargeError, match="packs at most 1000000 bytes into more than twice"):
+        list(plain(read, kind, 1_000_000))
+    assert took < 4 << 20
+
+
 @KINDS
 def test_pieces_stay_small(kind: Compression) -> None:
     """However well a stream packs, no more than a mebibyte of it is in memory at a time."""

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from imagefs.archive import compression, docker_v1, members
-from imagefs.engine import api
+from imagefs.archive import compression, docker_v1, members, spool
+from imagefs.engine import api, fetch
 from imagefs.filesystem import NAME_MAX
 from imagefs.host import memory
 from imagefs.image import config as image_config
@@ -52,6 +52,16 @@ LIMITS = (
         size(image_model.MAX_LAYER_BYTES),
         "`--max-layer-bytes`",
     ),
+    Limit(
+        "bytes that arrive and are no files, or come again",
+        size(spool.MAX_IDLE),
+        HONEST,
+    ),
+    Limit(
+        f"bytes of an export beyond {fetch.SIZES} times the image's size",
+        size(fetch.MORE_BYTES),
+        HONEST,
+    ),
     Limit("layers of an image", number(image_config.MAX_LAYERS), HONEST),
     Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
     Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
@@ -85,6 +95,11 @@ LIMITS = (
     Limit("a file of JSON", size(members.MAX_JSON), HONEST),
     Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
     Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
+    Limit(
+        "packed bytes for each that a stream may hold",
+        number(compression.most_packed(1 << 60) >> 60),
+        HONEST,
+    ),
     Limit(
         "memory of all that decompress or index for one cache, beside one that grows",
         size(memory.BUDGET),
