@@ -31,6 +31,8 @@ SMALL = 256 << 10
 """Up to this many bytes a file stays in the record: JSON mostly, and layers not worth sharing."""
 MAX_IDLE = MAX_LAYER_BYTES
 """Bytes that may arrive and leave nothing: headers, padding, layers that came before."""
+MAX_NAMES = 64 << 20
+"""Most characters of all names and link targets: they stay in memory until the archive ends."""
 _CHUNK = 1 << 20
 _SETTLING = 4
 
@@ -88,6 +90,7 @@ class Spool:
         self._present = present
         # A layer that is there already may arrive once.
         self._arrived, self._kept = 0, sum(present)
+        self._names = 0
         self._numbers = count()
         self._table = Table()
         self._layers: dict[str, Blob] = {}
@@ -167,6 +170,9 @@ class Spool:
     def _take(self, member: Member, content: Iterator[memoryview]) -> None:
         """Take a member in; of several with one name, the last counts."""
         name = normal(os.fsdecode(member.name))
+        self._names += len(name) + len(member.linkname)
+        if self._names > MAX_NAMES:
+            raise CorruptArchive(f"its names have more than {MAX_NAMES} characters")
         self._table.forget(name)
         if member.typeflag == SYMTYPE:
             target = posixpath.join("/", posixpath.dirname(name), os.fsdecode(member.linkname))

@@ -14,7 +14,7 @@ from imagefs.archive import ingest, spool
 from imagefs.errors import CorruptArchive, HostError, ImagefsError
 from imagefs.store.store import Store
 from tests.support import samples, tars
-from tests.support.headers import content, header
+from tests.support.headers import END, content, header, long_name
 from tests.support.opening import opened
 from tests.support.samples import SampleImage
 
@@ -85,14 +85,25 @@ def test_members_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         opened(path, Store(tmp_path / "cache"))
 
 
+ARCHIVE = samples.tar_of(samples.docker_20(samples.IMAGE))
+OPEN = content(ARCHIVE.rstrip(b"\0"))
+"""An archive that does not end."""
+
+
+def test_names_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small archive may not have names that fill the memory."""
+    monkeypatch.setattr(spool, "MAX_NAMES", 1_000_000)
+    names = b"".join(long_name(b"%04d" % n + b"n" * 3000) + header(b"n") for n in range(400))
+    path = samples.write(tmp_path / "archive", samples.gz(OPEN + names) + samples.gz(END))
+    with pytest.raises(CorruptArchive, match="its names have more than 1000000 characters"):
+        opened(path, Store(tmp_path / "cache"))
+
+
 def label(number: int) -> bytes:
     """Return the pieces of what no reader of an archive asks for, and of which there is no end."""
     return bytes(1 << 16) if number else header(b"label", b"V", size=1 << 60)
 
 
-ARCHIVE = samples.tar_of(samples.docker_20(samples.IMAGE))
-OPEN = content(ARCHIVE.rstrip(b"\0"))
-"""An archive that does not end."""
 ENDLESS: dict[str, tuple[bytes, Callable[[int], bytes], str]] = {
     "a label": (OPEN, label, "more than 1000000 bytes of it are no files"),
     "a packed label": (

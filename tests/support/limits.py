@@ -90,6 +90,7 @@ LIMITS = (
         "it takes time",
     ),
     Limit("members of an archive of images", number(members.MAX_MEMBERS), HONEST),
+    Limit("characters of all names in an archive that arrives", number(spool.MAX_NAMES), MEMORY),
     Limit("images of an archive", number(members.MAX_IMAGES), HONEST),
     Limit("layers of all images from before Docker 1.10", number(docker_v1.MAX_CHAINED), HONEST),
     Limit("a file of JSON", size(members.MAX_JSON), HONEST),
