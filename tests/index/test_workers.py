@@ -1,6 +1,7 @@
 """Layers indexed side by side: what memory their trees take, and what is known."""
 
 import lzma
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from imagefs.errors import CorruptArchive
+from imagefs.host.memory import BUDGET, Share
 from imagefs.image.model import Blob, Layer
 from imagefs.index import build as index_build
 from imagefs.index import cache as index_cache
@@ -55,6 +57,31 @@ def test_what_a_tree_takes_is_told_as_it_grows(kind: str, tmp_path: Path) -> Non
     assert told == sorted(told)
     assert told[-1] > least * number * 3 // 4
     assert max(after - before for before, after in pairwise(told)) < 4 << 20
+
+
+def test_a_tree_that_grows_takes_from_the_budget_of_all(tmp_path: Path) -> None:
+    """Who indexes a layer of many files waits for who has all that there is; of few, for nobody."""
+    layers = []
+    for number in (100, 30_000):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(b"".join(file(b"%05d" % n + b"n" * 90) for n in range(number)) + END)
+        layers.append(Layer(f"sha256:{number}", Blob(path, 0, path.stat().st_size)))
+    few, many = layers
+    done = threading.Event()
+
+    def index() -> None:
+        index_cache.build(many, tmp_path)
+        done.set()
+
+    with Share(tmp_path) as room, Share(tmp_path) as turn:
+        room.take(BUDGET)
+        turn.grow(BUDGET)
+        thread = threading.Thread(target=index)
+        thread.start()
+        index_cache.build(few, tmp_path)
+        assert not done.wait(1)
+    assert done.wait(60)
+    thread.join()
 
 
 # Refusals
