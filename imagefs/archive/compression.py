@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 from imagefs.archive import windows
@@ -28,6 +29,8 @@ _GZIP_FIXED, _GZIP_FLAGS = 10, 3
 _GZIP_HEADER = 128 << 10
 """isal takes a gzip header for something else if it comes in two parts and has a checksum, or
 more than one optional field. This is more than a header can have, but for absurd names."""
+_PADDING = 1 << 20
+"""Bytes of headers and padding that any stream may have."""
 _ZSTD_WINDOW_LOG = 27
 """What `zstd -d` allows by itself: a decompressor takes this much memory, 128 MiB."""
 _EMPTY_ZSTD_FRAMES = re.compile(
@@ -42,8 +45,8 @@ where some megabytes hold nothing else; RFC 8878 section 3.1.1."""
 class TooLargeError(CorruptArchive):
     """A stream goes on beyond the bound that its reader set."""
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"it decompresses to more than {max_bytes} bytes")
+    def __init__(self, max_bytes: int, what: str = "") -> None:
+        super().__init__(what or f"it decompresses to more than {max_bytes} bytes")
         self.max_bytes = max_bytes
 
 
@@ -73,19 +76,22 @@ def recognise(head: bytes) -> Compression | None:
     return next((kind for kind, magic in _MAGIC.items() if magic.match(head)), None)
 
 
-def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
+def plain(read: Read, kind: Compression, max_bytes: int, memory: Path) -> Iterator[bytes]:
     """Yield the content of a compressed stream in pieces.
 
-    Raises CorruptArchive, behind all that could be read, if the stream is damaged or cut,
-    TooLargeError if it goes on beyond `max_bytes`.
+    `memory` is the directory of the budget that decompressors share. Raises CorruptArchive, behind
+    all that could be read, if the stream is damaged or cut, TooLargeError if it goes on beyond
+    `max_bytes`, be it that it packs nothing.
     """
     make, failure = _decompressor(kind)
     produced = 0
     data = b""
-    while data := data or read(_INPUT):
-        data = _with_whole_header(data, read, kind)
-        need = _need(kind, data)
-        with windows.ALL.held(need, f"its {kind.value} stream"):
+    read = _bounded(read, max_bytes)
+    with windows.budget(f"its {kind.value} stream", memory) as ask:
+        while data := data or read(_INPUT):
+            data = _with_whole_header(data, read, kind)
+            need = _need(kind, data)
+            ask(need)
             current = make(need)
             for piece in _pieces(current, data, read, failure, kind):
                 produced += len(piece)
@@ -93,8 +99,31 @@ def plain(read: Read, kind: Compression, max_bytes: int) -> Iterator[bytes]:
                     raise TooLargeError(max_bytes)
                 yield piece
             data = current.unused_data
+            # Before the next one takes memory of its own.
             del current
-        data = _behind_stream(data, read, kind)
+            data = _behind_stream(data, read, kind)
+
+
+def most_packed(max_bytes: int) -> int:
+    """Return how many bytes a stream may have that packs at most `max_bytes`: far more than any."""
+    return 2 * max_bytes + _PADDING
+
+
+def _bounded(read: Read, max_bytes: int) -> Read:
+    """Return a function that reads on until there is more than `most_packed` bytes."""
+    left = most_packed(max_bytes)
+
+    def bounded(size: int) -> bytes:
+        nonlocal left
+        data = read(size)
+        left -= len(data)
+        if left < 0:
+            raise TooLargeError(
+                max_bytes, f"it packs at most {max_bytes} bytes into more than twice as many"
+            )
+        return data
+
+    return bounded
 
 
 def _need(kind: Compression, head: bytes) -> int:

@@ -165,12 +165,12 @@ def _take_whole(chunks: Iterator[bytes], context: IngestContext) -> tuple[str, s
 
 def _plain(source: _Source, context: IngestContext) -> Iterator[bytes]:
     """Yield a stream's bytes, decompressed if need be."""
-    head = source.head()
+    head, store = source.head(), context.store
     if not head:
         raise CorruptArchive("is empty")
     kind = compression.recognise(head)
     if kind is not None:
-        yield from compression.plain(source.read, kind, room(context.store))
+        yield from compression.plain(source.read, kind, room(store), store.index_dir)
     else:
         while data := source.read(_CHUNK):
             yield data

@@ -21,7 +21,7 @@ from imagefs.archive.record import SpooledFiles, Table
 from imagefs.archive.uncompress import open_blob, reader, room, settle, too_large
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import fsync_file, host_errors
-from imagefs.image.model import Blob, Layer
+from imagefs.image.model import MAX_LAYER_BYTES, Blob, Layer
 from imagefs.store.hashed_file import HashedFile
 from imagefs.tar.header import LNKTYPE, REGTYPE, SYMTYPE
 from imagefs.tar.scan import Member
@@ -29,6 +29,10 @@ from imagefs.tar.stream import members
 
 SMALL = 256 << 10
 """Up to this many bytes a file stays in the record: JSON mostly, and layers not worth sharing."""
+MAX_IDLE = MAX_LAYER_BYTES
+"""Bytes that may arrive and leave nothing: headers, padding, layers that came before."""
+MAX_NAMES = 64 << 20
+"""Most characters of all names and link targets: they stay in memory until the archive ends."""
 _CHUNK = 1 << 20
 _SETTLING = 4
 
@@ -84,6 +88,9 @@ class Spool:
         self._store = context.store
         self._options = context.options
         self._present = present
+        # A layer that is there already may arrive once.
+        self._arrived, self._kept = 0, sum(present)
+        self._names = 0
         self._numbers = count()
         self._table = Table()
         self._layers: dict[str, Blob] = {}
@@ -96,7 +103,7 @@ class Spool:
         """
         damage = ""
         try:
-            for number, (member, content) in enumerate(members(chunks)):
+            for number, (member, content) in enumerate(members(self._counted(chunks))):
                 if number >= MAX_MEMBERS:
                     raise CorruptArchive(f"it has more than {MAX_MEMBERS} members")
                 self._take(member, content)
@@ -150,9 +157,22 @@ class Spool:
         self._store.adopt_archive(self._record.path, self._record.digest)
         return self._record.digest
 
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass on what arrives, unless much of it leaves nothing; the rest ends with the disk."""
+        for chunk in chunks:
+            self._arrived += len(chunk)
+            if self._arrived - self._kept > MAX_IDLE:
+                raise CorruptArchive(
+                    f"more than {MAX_IDLE} bytes of it are no files, or come again"
+                )
+            yield chunk
+
     def _take(self, member: Member, content: Iterator[memoryview]) -> None:
         """Take a member in; of several with one name, the last counts."""
         name = normal(os.fsdecode(member.name))
+        self._names += len(name) + len(member.linkname)
+        if self._names > MAX_NAMES:
+            raise CorruptArchive(f"its names have more than {MAX_NAMES} characters")
         self._table.forget(name)
         if member.typeflag == SYMTYPE:
             target = posixpath.join("/", posixpath.dirname(name), os.fsdecode(member.linkname))
@@ -170,13 +190,15 @@ class Spool:
         kind = compression.recognise(head)
         if kind is not None:
             bound = min(room(self._store), self._options.max_layer_bytes)
+            memory = self._store.index_dir
             read = lambda _size: bytes(next(pieces, b""))  # noqa: E731
-            self._table.large[name] = self._write(name, compression.plain(read, kind, bound))
+            plain = compression.plain(read, kind, bound, memory)
+            self._table.large[name] = self._write(name, plain)
         elif size <= SMALL:
             start = self._record.size
             for piece in pieces:
                 # A view would keep all of the chunk that it is of.
-                self._record.write(bytes(piece))
+                self._kept += self._record.write(bytes(piece))
             self._table.small[name] = (start, self._record.size - start)
         else:
             self._check_size(name, size)
@@ -208,12 +230,12 @@ class Spool:
 
         How it gets to the disk is left to other threads.
         """
-        damage = ""
+        damage, kept = "", self._kept
         path = self._record.path.with_name(f"layer{next(self._numbers)}")
         with HashedFile(path) as file:
             try:
                 for piece in pieces:
-                    file.write(piece)
+                    self._kept += file.write(piece)
             except compression.TooLargeError as error:
                 raise self._too_large(name, error) from error
             except CorruptArchive as error:
@@ -221,6 +243,8 @@ class Spool:
                     raise CorruptArchive(f"{shown(name)}: {error}") from error
                 damage = str(error)
             blob = file.finish(sync=False)
+        if file.digest in self._layers:
+            self._kept = kept
         self._written(Layer(file.digest, blob, stored=True), whole=not damage)
         return file.digest, damage
 

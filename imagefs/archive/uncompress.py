@@ -255,7 +255,7 @@ class _Maker:
                 read = reader(fd, blob, lambda data: self._progress.advance(len(data)))
                 bound = min(room(self._store), self._options.max_layer_bytes)
                 try:
-                    for piece in compression.plain(read, kind, bound):
+                    for piece in compression.plain(read, kind, bound, self._store.index_dir):
                         file.write(piece)
                 except TooLargeError as error:
                     raise too_large(where, error, self._options) from error

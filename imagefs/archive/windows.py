@@ -1,19 +1,20 @@
-"""How much memory a compressed stream asks for, and one budget for all that are at work.
+"""How much memory a compressed stream asks for, and where it is taken from.
 
 Owns the reading of what xz and zstd say of their windows, before a decompressor takes memory for
-them, and the sum over all threads of this process: a stream that does not fit beside the others
-waits, whatever the number of processors. Knows nothing of decompressing. Any thread may call it.
+them. It comes from the budget that all have together (`host/memory.py`): a stream that does not fit
+beside the others waits, whatever the number of processors and of processes. Knows nothing of
+decompressing. Any thread may call it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Condition, get_ident
+from pathlib import Path
+from threading import get_ident
 
 from imagefs.errors import CorruptArchive
+from imagefs.host.memory import BUDGET, SMALL, Share
 
-BUDGET = 320 << 20
-"""Bytes that all decompressors may take together; `xz -9` takes 65 MiB, `zstd -d` at most 128."""
 HEAD = 12 + 1024
 """How many of a stream's first bytes say what it needs: xz's own header and that of a block."""
 _REST = 1 << 20
@@ -25,44 +26,39 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_DICTIONARY_BYTES = (0, 1, 2, 4)
 
 
-class Budget:
-    """Memory that threads take and give back."""
+_taken: Counter[int] = Counter()
+"""What each thread has."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._changed = Condition()
-        self._taken: Counter[int] = Counter()
 
-    @contextmanager
-    def held(self, need: int, what: str) -> Iterator[None]:
-        """Wait until `need` bytes are free, and have them. CorruptArchive if they never can be.
+@contextmanager
+def budget(what: str, directory: Path) -> Iterator[Callable[[int], None]]:
+    """Lend memory to a file's streams, one behind the other; what is yielded asks for a stream's.
 
-        A thread that has some already, as for layers in a packed archive, does not wait: it might
-        be for one that waits for it. So it goes beyond the budget at most once.
-        """
-        me = get_ident()
-        with self._changed:
-            mine = self._taken[me]
-            if mine + need > self._total:
-                raise CorruptArchive(
-                    f"{what} needs {mine + need >> 20} MiB of memory to decompress;"
-                    f" pack it so that it needs at most {self._total >> 20}"
-                )
-            while not mine and self._taken.total() + need > self._total:
-                self._changed.wait()
-            self._taken[me] += need
+    It waits until there is room, in what all have in common who name the same `directory`, and
+    raises CorruptArchive where there never can be. A thread that has some already, as for layers in
+    a packed archive, waits for none that others have: they might wait for what it has.
+    """
+    me, has = get_ident(), 0
+
+    def ask(need: int) -> None:
+        nonlocal has
+        if need <= max(has, SMALL):
+            return
+        others = _taken[me] - has
+        if others + need > BUDGET:
+            raise CorruptArchive(
+                f"{what} needs {others + need >> 20} MiB of memory to decompress;"
+                f" pack it so that it needs at most {BUDGET >> 20}"
+            )
+        (share.grow if others else share.take)(need)
+        _taken[me] += need - has
+        has = need
+
+    with Share(directory) as share:
         try:
-            yield
+            yield ask
         finally:
-            with self._changed:
-                self._taken[me] -= need
-                if not self._taken[me]:
-                    del self._taken[me]
-                self._changed.notify_all()
-
-
-ALL = Budget(BUDGET)
-"""The budget of this process."""
+            _taken[me] -= has
 
 
 def of_window(size: int) -> int:

@@ -13,7 +13,7 @@ from imagefs.archive.model import IngestContext
 from imagefs.archive.spool import spooling
 from imagefs.engine import export
 from imagefs.engine.api import Engine, EngineImage
-from imagefs.errors import EngineUnreachable
+from imagefs.errors import EngineError, EngineUnreachable
 from imagefs.image import reference
 from imagefs.image.model import MAX_LAYER_BYTES, Image
 from imagefs.image.options import SourceOptions
@@ -22,6 +22,10 @@ from imagefs.index import cache as index_cache
 from imagefs.index.cache import Indexer
 from imagefs.progress import Progress
 from imagefs.store.store import Store
+
+SIZES, MORE_BYTES = 16, MAX_LAYER_BYTES
+"""How many times an image's size its export may have, and what beside: engines tell what the files
+of one platform hold, not their headers, and may send the other platforms too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +132,18 @@ def fetch(found: EngineImage, source: Source) -> Image:
 
 
 def _told(chunks: Iterator[bytes], found: EngineImage, progress: Progress) -> Iterator[bytes]:
-    """Pass the chunks on; the first ends the phase in which the engine only prepares."""
+    """Pass the chunks on; the first ends the phase in which the engine only prepares.
+
+    Raises EngineError for far more than what the engine has told of the image.
+    """
+    taken, most = 0, SIZES * found.size + MORE_BYTES
     for number, chunk in enumerate(chunks):
         if number == 0:
             progress.phase("fetching", found.size or None)
         progress.advance(len(chunk))
+        taken += len(chunk)
+        if taken > most and found.size > 0:
+            raise EngineError(
+                f"the engine's export goes on beyond {most} bytes, and the image has {found.size}"
+            )
         yield chunk

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host.files import check_identity, host_errors, published
+from imagefs.host.memory import Share
 from imagefs.image.model import Blob, Layer
 from imagefs.index import rows, workers
 from imagefs.index.reader import Index, layer_bytes
-from imagefs.index.turns import Turn
 from imagefs.tar.header import BLOCK
 
 if TYPE_CHECKING:
@@ -205,13 +205,12 @@ def _file_of(layer: Layer) -> object:
 def build(
     layer: Layer,
     index_dir: Path,
-    turns: Path | None = None,
     count: Callable[[int], None] | None = None,
 ) -> None:
     """Scan a layer and write its index, whole or not at all. Raises CorruptArchive for no tar.
 
-    `turns` is the directory where those that need much memory take turns, `index_dir` by default;
     `count` is told again and again how many names there are by now, and may raise CorruptArchive.
+    What memory it takes comes from the budget of `index_dir`.
     """
     from imagefs.index import build as index_build  # noqa: PLC0415
 
@@ -223,13 +222,13 @@ def build(
     try:
         # An index that a crash tore fails its checksums, and is rebuilt.
         with (
-            Turn(turns or index_dir) as turn,
+            Share(index_dir) as share,
             host_errors(path, "cannot write the index "),
             published(path) as out,
         ):
 
             def took(names: int, memory: int) -> None:
-                turn.took(memory)
+                share.grow(memory)
                 if count is not None:
                     count(names)
 

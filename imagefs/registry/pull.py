@@ -34,7 +34,8 @@ def missing(layers: Sequence[RemoteLayer], store: Store) -> list[RemoteLayer]:
 
 
 def pull(layers: Sequence[RemoteLayer], registry: Registry, context: IngestContext) -> None:
-    """Pull layers into the store."""
+    """Pull layers into the store. Raises HostError where they are more than can be taken in."""
+    _check_sizes(layers, registry, context)
     context.progress.phase("pulling", sum(layer.blob.size for layer in layers))
     if context.indexer is not None:
         context.indexer.begin()
@@ -50,6 +51,19 @@ def pull(layers: Sequence[RemoteLayer], registry: Registry, context: IngestConte
             registry.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _check_sizes(layers: Sequence[RemoteLayer], registry: Registry, context: IngestContext) -> None:
+    """Raise HostError where layers are larger than all that could come of them."""
+    limit, free = context.options.max_layer_bytes, room(context.store)
+    whole = sum(layer.blob.size for layer in layers)
+    for size, most, what in (
+        *((layer.blob.size, limit, f": {layer.blob.where}") for layer in layers),
+        (whole, free, ""),
+    ):
+        if size > compression.most_packed(most):
+            error = TooLargeError(most, f"{size} bytes are far more than {most} take, packed")
+            raise too_large(f"{registry.reference}{what}", error, context.options)
 
 
 def _raise_failure(future: "Future[None]") -> None:
@@ -132,7 +146,9 @@ class _Pull:
         bound = min(room(self._store), self._context.options.max_layer_bytes)
         kind = compression.recognise(head)
         if kind is not None:
-            yield from compression.plain(lambda _: next(rest, b""), kind, bound)
+            yield from compression.plain(
+                lambda _: next(rest, b""), kind, bound, self._store.index_dir
+            )
             # Decompressors may stop before what is behind the end.
             for _ in rest:
                 pass

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagefs.errors import CorruptArchive
+from imagefs.host import memory
 from imagefs.host.files import host_errors, is_locked
 from imagefs.image import config as image_config
 from imagefs.store.store import Store
@@ -131,7 +132,7 @@ def archive_stats(store: Store) -> dict[str, os.stat_result]:
 
 def index_stats(store: Store) -> dict[Path, os.stat_result]:
     """Return what stat says of each index's file; those just being written come and go."""
-    return _stats(store.index_dir.iterdir())
+    return _stats(path for path in store.index_dir.iterdir() if path.name != memory.FILE)
 
 
 def erofs_stats(store: Store) -> dict[Path, os.stat_result]:

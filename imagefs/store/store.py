@@ -10,7 +10,8 @@ the Store is closed or its process, and every fork of it, has ended. Any thread 
     archives/<hex>           what is left of an archive that was taken apart into layers
     images/<hex>/            config.json, manifest.json, names.json of the image with that id
     refs/                    what names and ids have meant: the answer when the engine is down
-    index/                   the layers' indexes, which their own module writes
+    index/                   the layers' indexes, which their own module writes; `memory` there is
+                             locked in part by who takes much of it (`host/memory.py`)
     erofs/                   metadata for the kernel's own driver, which its own module writes
     uses/                    what living processes have mounted: one locked file each
     locks/                   one file for each piece of work that two processes may want to do

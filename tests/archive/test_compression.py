@@ -8,16 +8,13 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from imagefs.archive.compression import (
-    MAGIC_BYTES,
-    Compression,
-    TooLargeError,
-    plain,
-    recognise,
-)
+from imagefs.archive import compression
+from imagefs.archive.compression import MAGIC_BYTES, Compression, TooLargeError, recognise
 from imagefs.errors import CorruptArchive
 from tests.support.effort import at_most
 from tests.support.samples import zstd
@@ -29,6 +26,8 @@ PACK: dict[Compression, Callable[[bytes], bytes]] = {
     Compression.XZ: lzma.compress,
     Compression.BZIP2: bz2.compress,
 }
+plain = partial(compression.plain, memory=Path("/nowhere"))
+"""Streams of these tests share their memory with nobody."""
 KINDS = pytest.mark.parametrize("kind", Compression)
 CONTENT = os.urandom(3000) * 300
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
@@ -158,6 +157,32 @@ def test_output_is_bounded(kind: Compression) -> None:
     with pytest.raises(TooLargeError):
         unpacked(PACK[kind](bytes(600)) * 2, kind, 1000)
     assert len(unpacked(PACK[kind](bytes(1000)), kind, 1000)) == 1000
+
+
+EMPTY = {
+    Compression.GZIP: gzip.compress(b""),
+    Compression.ZSTD: SKIPPABLE,
+    Compression.XZ: bytes(64 << 10),
+    Compression.BZIP2: bytes(64 << 10),
+}
+"""What a stream may have behind it, again and again, that holds nothing."""
+
+
+@KINDS
+def test_what_holds_nothing_is_bounded(kind: Compression) -> None:
+    """A stream that goes on without content ends at twice the bound and some padding."""
+    took = 0
+    begun = PACK[kind](b"x")
+
+    def read(_size: int) -> bytes:
+        nonlocal took
+        piece = EMPTY[kind] * (65536 // len(EMPTY[kind])) if took else begun
+        took += len(piece)
+        return piece
+
+    with pytest.raises(TooLargeError, match="packs at most 1000000 bytes into more than twice"):
+        list(plain(read, kind, 1_000_000))
+    assert took < 4 << 20
 
 
 @KINDS

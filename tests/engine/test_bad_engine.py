@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from imagefs.archive import spool
+from imagefs.engine import fetch
 from imagefs.engine.addresses import Endpoint
 from imagefs.engine.api import Engine, ListedImage
 from imagefs.engine.fetch import Source, ensure_image
@@ -32,6 +35,7 @@ from tests.support.badengine import (
     chunked,
     http,
 )
+from tests.support.headers import file, header
 from tests.support.looking import walk
 from tests.support.mounted import imagefs
 from tests.support.needs import need_fuse
@@ -691,6 +695,80 @@ def test_a_layer_that_is_too_large_is_not_waited_for(tmp_path: Path) -> None:
         finally:
             over.set()
     assert_nothing_kept(store)
+
+
+def endless(pieces: Callable[[int], bytes]) -> Answer:
+    """Return a stream of chunks that does not end; `pieces` makes them by their number."""
+
+    def stream() -> Iterator[bytes]:
+        yield CHUNKED
+        for number in itertools.count():
+            piece = pieces(number)
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+
+    return stream
+
+
+def huge(kind: bytes, begin: bytes, more: bytes) -> Callable[[int], bytes]:
+    """Return the pieces of a member that claims an exbibyte and begins so, and goes on so."""
+    head = header(b"member", kind, size=1 << 60)
+    return lambda number: more if number else head + begin
+
+
+LARGE = bytes(500_000)
+PACKED = gzip.compress(os.urandom(300_000))
+NO_USE = "export is broken: (member: )?more than 1000000 bytes of it are no files, or come again"
+TOLD = "the engine's export goes on beyond [0-9]{7} bytes, and the image has [0-9]{5}"
+
+ENDLESS: dict[str, tuple[Callable[[int], bytes], str]] = {
+    "a label": (huge(b"V", b"", LARGE), NO_USE),
+    "packed emptiness": (huge(b"0", gzip.compress(b"x"), gzip.compress(b"") * 9000), NO_USE),
+    "directories": (lambda _: header(b"d", b"5") * 1000, NO_USE),
+    "one layer again": (lambda n: file(b"%d" % (n % 2), LARGE), NO_USE),
+    "one packed layer again": (lambda n: file(b"%d" % n, PACKED), NO_USE),
+    "tiny files": (lambda n: file(b"f", b"%d" % n) * 1000, NO_USE),
+    "small files": (lambda n: file(b"f", b"%09d" % n * 9999), TOLD),
+    "layer after layer": (lambda n: file(b"%d" % n, b"%d" % n + LARGE), TOLD),
+}
+
+
+@pytest.fixture
+def little_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an export have hardly more than its image."""
+    monkeypatch.setattr(fetch, "MORE_BYTES", 1_000_000)
+    monkeypatch.setattr(spool, "MAX_IDLE", 1_000_000)
+
+
+@pytest.mark.usefixtures("little_beside")
+@pytest.mark.parametrize("case", ENDLESS)
+def test_an_export_without_end(
+    case: str, tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """What leaves nothing on the disk ends, whatever the engine told of the image, and the rest by
+    what it told."""
+    pieces, words = ENDLESS[case]
+    store = Store(tmp_path / "cache")
+    answers = IMAGE.answers(endless(pieces), **({"Size": 0} if words is NO_USE else {}))
+    with (
+        ScriptedEngine(tmp_path / "socket", answers) as engine,
+        pytest.raises(EngineError, match=words) as error,
+    ):
+        fetched(engine.engine(), store)
+    said_by(error)
+    assert_nothing_kept(store)
+    count("engines that misbehave: exports", 1)
+
+
+@pytest.mark.usefixtures("little_beside")
+def test_an_export_of_what_is_there_is_no_waste(tmp_path: Path) -> None:
+    """Layers that the store has may come again, each once, however large they are together."""
+    layers = [layer({f"{n}": File(bytes([n]) * 600_000)}) for n in range(5)]
+    store = Store(tmp_path / "cache")
+    for number in range(2):
+        image = Export(layers, created=f"{number}")
+        answers = image.answers(chunked(image.classic()))
+        with ScriptedEngine(tmp_path / f"{number}", answers) as engine:
+            assert fetched(engine.engine(), store).id == image.id
 
 
 @pytest.mark.parametrize("command", ["fetch", "mount", "layers", "inspect"])

@@ -12,21 +12,25 @@ import shutil
 import struct
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from imagefs.archive import compression
+from imagefs.archive import compression, spool, windows
+from imagefs.archive.model import IngestContext
 from imagefs.engine import export
+from imagefs.engine.api import ListedImage
 from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
 from imagefs.fuse.session import Session
 from imagefs.image import reference
 from imagefs.image.model import Blob, Image, Layer
+from imagefs.image.options import SourceOptions
 from imagefs.index import cache as index_cache
-from imagefs.index import fold, rows
+from imagefs.index import fold, records, rows, workers
 from imagefs.index.reader import Index
+from imagefs.progress import Silent
 from imagefs.registry import challenge
 from imagefs.registry.api import Blob as RemoteBlob
 from imagefs.registry.api import Registry
@@ -35,9 +39,13 @@ from imagefs.store.store import Store
 from imagefs.tar import header as tar_header
 from imagefs.tar import pax
 from imagefs.tar import sparse as sparse_maps
+from imagefs.tar import stream as tar_stream
 from imagefs.tar.scan import Member, scan
 from imagefs.tar.stream import members
+from imagefs.vfs import engine_fs, links, view
 from imagefs.vfs.image_fs import ImageFs, image_fs
+from imagefs.vfs.merge import Place
+from imagefs.vfs.view import MergedView
 from tests.support import samples
 from tests.support.headers import END, GNU, content, file, header, long_name, record
 from tests.support.headers import pax as extended
@@ -49,8 +57,23 @@ _KINDS = frozenset(b"\x001234567xgXLKSDVMN")
 _MEMBERS = 5000
 _RUNS = 4
 """So few runs may all sparse files of a tar have here."""
+_EXTENDED, _RECORDS = 900, 3
+"""So many bytes may extended headers of a member have here, and so many records beyond the first of
+each header all of a tar."""
 _FOLDED = 600
 """So many members, and implied directories, may a layer have here whose tree is watched."""
+_STEPS, _DEPTH = 2 * _FOLDED, 4
+"""So many steps may links take there, and paths that are deeper than so."""
+_NAMES = 3 * _FOLDED - 300
+"""So many names may it and another one have together."""
+_ATTRIBUTES = 16 << 10
+"""So many bytes may its targets and attributes have."""
+_REMEMBERED, _COUNTED = 600, 2
+"""So many bytes may a mount remember here, and so many names of a file does each view count."""
+_PADDING = 4096
+"""So many bytes may follow the end of a tar that arrives, or leave nothing of what does."""
+_DIRECTORIES = 8
+"""So many directories may the names of an engine's images make up, about."""
 _UNTOLD = 128 << 10
 """Bytes that a tree may take unsaid: for its beginning, for members in turn, for paths it knows."""
 _SMALL = samples.SampleImage((samples.TOP,))
@@ -161,7 +184,14 @@ def tar_seeds() -> list[bytes]:
 
 
 def fold_seeds() -> list[bytes]:
-    return [seed + bytes(odd) for seed in tar_seeds() for odd in range(2)]
+    deep = "d/" * 30
+    costly = [
+        layer({"l": Sym(deep), "l/f": "", "m": Sym(deep + "/.."), "m/f": ""}),
+        layer({deep + "f": "", deep + "g": ""}),
+        layer({"f": File("", xattrs={"user.k": b"v" * 3000})}),
+        layer({"l": Sym("t" * 3000)}),
+    ]
+    return [seed + bytes(odd) for seed in tar_seeds() + costly for odd in range(2)]
 
 
 def check_layer(data: bytes) -> None:
@@ -177,16 +207,44 @@ def check_layer(data: bytes) -> None:
         return
     fs = image_fs(Image("sha256:0", (), b"", b"", (lower_layer(), upper)), folder())
     try:
-        walk(fs)
+        if len(data) % 2:
+            walk_bounded(fs)
+        else:
+            walk(fs)
     finally:
         index_cache.path_of(folder(), index_cache.key_of(upper)).unlink()
+
+
+def walk_bounded(fs: ImageFs) -> None:
+    """Look at all there is where next to nothing is remembered, counted or followed.
+
+    What is remembered stays in its bound, and no view looks for more names of a file than it may.
+    """
+    memory, visible = fs._memory, MergedView._visible
+    memory._most = _REMEMBERED
+
+    def seen(self: MergedView, places: Iterable[Place]) -> Iterator[bool]:
+        names = list(places)
+        assert len(names) <= _COUNTED
+        return visible(self, names)
+
+    with (
+        mock.patch.object(view, "MAX_COUNTED", _COUNTED),
+        mock.patch.object(links, "MAX_STEPS", _COUNTED),
+        mock.patch.object(MergedView, "_visible", seen),
+    ):
+        walk(fs)
+    shelves = memory._shelves
+    assert memory.weight == sum(shelf.weight for shelf in shelves)
+    assert memory.weight <= _REMEMBERED or sum(len(shelf.known) for shelf in shelves) == 1
 
 
 def check_fold(data: bytes) -> None:
     """A layer's tree takes no more than it tells, and is refused beyond its bounds.
 
     What the tar holds comes again and again, in one directory after the other. The bounds are so
-    low that they are met; an odd number of bytes goes beyond them.
+    low that they are met; an odd number of bytes goes beyond them. All layers together, of which
+    another has some names already, are counted as processes count them.
     """
     found: list[Member] = []
     with contextlib.suppress(CorruptArchive):
@@ -195,23 +253,31 @@ def check_fold(data: bytes) -> None:
         return
     turns = _FOLDED // len(found) + len(data) % 2
     told = [(0, 0)]
+    others = len(data) % _FOLDED
+    tally = workers.Tally(2, _NAMES, 0)
+    tally.count(1, others)
 
     def took(names: int, memory: int) -> None:
         assert names <= 2 * _FOLDED
         assert tracemalloc.get_traced_memory()[0] - before <= 1.5 * memory + _UNTOLD
         told.append((names, memory))
+        tally.count(0, names)
 
     bounds: dict[str, Any] = {
         "MAX_MEMBERS": _FOLDED,
         "MAX_IMPLIED": _FOLDED,
-        "MAX_FOLLOWED": 2 * _FOLDED,
+        "MAX_FOLLOWED": _STEPS,
+        "_DEEP": _DEPTH,
         "_TOGETHER": 64,
     }
+    tree = _Walked(took)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        with mock.patch.multiple(fold, **bounds):
-            tree = fold.Fold(took)
+        with (
+            mock.patch.multiple(fold, **bounds),
+            mock.patch.object(records, "MAX_ATTRIBUTES", _ATTRIBUTES),
+        ):
             tree.add(
                 member._replace(name=b"%x/%b" % (turn, member.name))
                 for turn in range(turns)
@@ -223,10 +289,25 @@ def check_fold(data: bytes) -> None:
         return
     finally:
         tracemalloc.stop()
+        spelled = sum(member.linkname.count(b"/") + 1 for member in found)
+        assert tree.walked <= _STEPS + turns * (_DEPTH * len(found) + spelled)
     assert turns * len(found) <= _FOLDED
     names, memory = told[-1]
+    assert len(folded.entries) + others <= _NAMES
+    runs = sum(len(member.sparse or ()) for member in found)
+    assert folded.members.details_bytes <= 2 * _ATTRIBUTES + turns * (300 * len(found) + 16 * runs)
     assert len(folded.entries) <= names
     assert sum(map(len, folded.entries)) <= memory
+
+
+class _Walked(fold.Fold):
+    """A tree that counts the names that it looks up on the way to others."""
+
+    walked = 0
+
+    def _child(self, key: bytes) -> bytes | None:
+        self.walked += 1
+        return super()._child(key)
 
 
 @functools.cache
@@ -239,15 +320,29 @@ def lower_layer() -> Layer:
 
 
 def check_pax(data: bytes) -> None:
-    """Extended headers give values that Linux could hold, ValueError or CorruptArchive."""
+    """Extended headers give values that Linux could hold, ValueError or CorruptArchive.
+
+    All together have no more bytes and records than they may have.
+    """
+    with mock.patch.multiple(pax, MAX_EXTENDED=_EXTENDED, MAX_RECORDS=_RECORDS, _ORDINARY=1):
+        check_overrides(data)
+
+
+def check_overrides(data: bytes) -> None:
     overrides = pax.Overrides()
     kinds = sorted(pax.EXTENSIONS)
+    unusual = together = 0
     try:
         while data:
             kind, length, data = kinds[data[0] % len(kinds)], data[1:2], data[2:]
             size = length[0] * 4 if length else 0
-            overrides.add(kind, data[:size], 512)
-            data = data[size:]
+            said, data = data[:size], data[size:]
+            overrides.add(kind, said, 512)
+            together = 0 if kind == tar_header.XGLTYPE else together + len(said)
+            assert together <= _EXTENDED
+            if kind not in (tar_header.GNUTYPE_LONGNAME, tar_header.GNUTYPE_LONGLINK):
+                unusual += max(0, records_in(said) - 1)
+                assert unusual <= _RECORDS
         for name in (overrides.name(b"x"), overrides.linkname(b"x")):
             assert len(name) <= tar_header.PATH_MAX
             assert b"\0" not in name
@@ -263,6 +358,15 @@ def check_pax(data: bytes) -> None:
         pass
 
 
+def records_in(said: bytes) -> int:
+    """Count the records of an extended header that has been found right."""
+    number = 0
+    while said.strip(b"\0"):
+        said = said[int(said.partition(b" ")[0]) :]
+        number += 1
+    return number
+
+
 def pax_seeds() -> list[bytes]:
     texts = [
         record(b"path", b"p") + record(b"mtime", b"-1.5") + record(b"size", b"12"),
@@ -275,7 +379,8 @@ def pax_seeds() -> list[bytes]:
         b"name\0",
     ]
     padded = [text + bytes(-len(text) % 4) for text in texts]
-    return [bytes([kind, len(text) // 4]) + text for kind in range(5) for text in padded]
+    each = [bytes([kind, len(text) // 4]) + text for kind in range(5) for text in padded]
+    return [*each, *(one * 9 for one in each)]
 
 
 # Index files
@@ -444,7 +549,10 @@ def document_seeds() -> list[bytes]:
 
 
 def check_compressed(data: bytes) -> None:
-    """Whatever claims to be compressed gives no more bytes than allowed, or CorruptArchive."""
+    """Whatever claims to be compressed gives no more bytes than allowed, or CorruptArchive.
+
+    It is read no further than twice as far, and gives back the memory that it took.
+    """
     kind = compression.recognise(data[:512])
     if kind is None:
         return
@@ -456,20 +564,24 @@ def check_compressed(data: bytes) -> None:
         at += len(part)
         return part
 
-    total = 0
+    total, most = 0, 1 << (8 if len(data) % 2 else 20)
     try:
-        for part in compression.plain(read, kind, 1 << 20):
-            total += len(part)
-            assert total <= 1 << 20
+        with mock.patch.multiple(compression, _PADDING=256, _INPUT=256):
+            for part in compression.plain(read, kind, most, folder()):
+                total += len(part)
+                assert total <= most
     except CorruptArchive as error:
         clear(error)
+    assert at <= 2 * most + 512
+    assert not any(windows._taken.values())
 
 
 def compressed_seeds() -> list[bytes]:
     packs = (samples.gz, samples.zstd, lzma.compress, bz2.compress)
     contents = (samples.TOP, bytes(3 << 20), b"")
     packed = [pack(data) for pack in packs for data in contents]
-    return [*packed, samples.gz(b"") * 3, samples.gz(samples.TOP) + samples.gz(samples.TOP)]
+    empty = [(pack(b"x") + pack(b"") * 99)[: 5000 - odd] for pack in packs for odd in range(2)]
+    return [*packed, *empty, samples.gz(b"") * 3, samples.gz(samples.TOP) + samples.gz(samples.TOP)]
 
 
 # What is typed, sent and asked
@@ -540,17 +652,108 @@ def registry_seeds() -> list[bytes]:
 
 
 def check_export(data: bytes) -> None:
-    """Whatever an engine sends is members with their contents, or an EngineError."""
+    """Whatever an engine sends is members with their contents, or an EngineError.
+
+    Behind the last one there is no more than may follow.
+    """
     step = 1 + (data[0] if data else 0) * 7
     stream = repaired(data[1:])
-    parts = (stream[at : at + step] for at in range(0, len(stream), step))
+    at = ended = 0
+
+    def parts() -> Iterator[bytes]:
+        nonlocal at
+        while at < len(stream):
+            at += step
+            yield stream[at - step : at]
+
     try:
-        with export.watched(parts) as chunks:
+        with (
+            mock.patch.object(tar_stream, "_MAX_PADDING", _PADDING),
+            export.watched(parts()) as chunks,
+        ):
             for member, stored in islice(members(chunks), _MEMBERS):
                 assert sum(map(len, stored)) <= len(stream)
                 assert member.size >= 0
+                ended = at
     except EngineError as error:
         clear(error)
+    else:
+        # A label of the tar itself is passed over, with all that it holds.
+        labels = set(b"VMN") & set(stream)
+        assert labels or at - ended <= _PADDING + 4 * tar_header.BLOCK + 2 * step
+
+
+@functools.cache
+def spooling_store() -> Store:
+    return Store(folder() / "spooling")
+
+
+def check_spool(data: bytes) -> None:
+    """Whatever arrives becomes files, or what does not is little, or it is one clear error."""
+    step = 1 + (data[0] if data else 0) * 7
+    stream = repaired(data[1:])
+    parts = (stream[at : at + step] for at in range(0, len(stream), step))
+    context = IngestContext(
+        spooling_store(), Silent(), SourceOptions(keep_going=bool(len(data) % 2))
+    )
+    bounds: dict[str, Any] = {"MAX_IDLE": _PADDING, "SMALL": 600, "MAX_MEMBERS": 30}
+    try:
+        with mock.patch.multiple(spool, **bounds), spool.spooling(context) as taken:
+            damage = taken.take(parts)
+            kept = sum(path.stat().st_size for path in taken._record.path.parent.iterdir())
+    except ImagefsError as error:
+        clear(error)
+        return
+    assert damage or len(stream) <= kept + _PADDING + step
+
+
+def spool_seeds() -> list[bytes]:
+    packed = file(b"a", samples.gz(b"x")) + file(b"b", samples.gz(b"") * 200)
+    again = b"".join(file(b"%d" % number, bytes(2000)) for number in range(5))
+    return [b"\x20" + tar + END for tar in (packed, again, header(b"l", b"V", size=9000))] + [
+        one + bytes(odd) for one in export_seeds()[:2] for odd in range(2)
+    ]
+
+
+def check_names(data: bytes) -> None:
+    """Whatever images are called, their names are few directories, and none too deep."""
+    said = data.decode("utf-8", "replace").split("\n")
+    listed = [
+        ListedImage(f"sha256:{number:064x}", tuple(names.split(" ")), number)
+        for number, names in enumerate(said)
+    ]
+    with mock.patch.multiple(engine_fs, MAX_DEPTH=4, MAX_DIRECTORIES=_DIRECTORIES):
+        fs = engine_fs.Catalog(lambda: listed, load_none, folder())
+        queue = [(fs.root, 0)]
+        by_id = fs.lookup(fs.root, engine_fs.BY_ID)
+        assert by_id is not None
+        assert len(fs.listdir(by_id.node)) == len(listed)
+        for node, depth in queue:
+            entries = fs.listdir(node)
+            assert len({name for name, _ in entries}) == len(entries)
+            for name, attr in entries:
+                assert 0 < len(name) <= 255
+                if attr.mode >> 12 == 4 and attr.node != by_id.node:
+                    queue.append((attr.node, depth + 1))
+                elif attr.mode >> 12 == 0o12:
+                    assert (
+                        fs.readlink(attr.node)
+                        == b"../" * depth + fs.readlink(attr.node)[3 * depth :]
+                    )
+    assert len(queue) <= _DIRECTORIES + 4
+    assert max(depth for _, depth in queue) < 4
+
+
+def load_none(image_id: str) -> Image:
+    raise HostError(f"{image_id} is not here")
+
+
+def names_seeds() -> list[bytes]:
+    return [
+        b"app:v1 app:v2\nreg.example/team/app:v1",
+        b"a/b/c/d:1 a/b/c:1 a/b/c/d/e/f/g:1\n../x:1 a//b:1 /a:1",
+        b"\n".join(b"%d/%d/a:1" % (number, number) for number in range(20)),
+    ]
 
 
 def export_seeds() -> list[bytes]:
@@ -636,5 +839,7 @@ TARGETS = {
     "reference": Target(check_reference, reference_seeds),
     "registry": Target(check_registry, registry_seeds),
     "export": Target(check_export, export_seeds),
+    "spool": Target(check_spool, spool_seeds),
+    "names": Target(check_names, names_seeds),
     "request": Target(check_request, request_seeds),
 }

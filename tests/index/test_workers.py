@@ -1,4 +1,4 @@
-"""Layers indexed side by side: who takes much memory waits for its turn, and what is known."""
+"""Layers indexed side by side: what memory their trees take, and what is known."""
 
 import lzma
 import threading
@@ -11,17 +11,15 @@ from typing import Any
 import pytest
 
 from imagefs.errors import CorruptArchive
+from imagefs.host.memory import BUDGET, Share
 from imagefs.image.model import Blob, Layer
 from imagefs.index import build as index_build
 from imagefs.index import cache as index_cache
-from imagefs.index import turns, workers
 from imagefs.index.cache import Indexer
-from imagefs.index.turns import Turn
 from imagefs.store.store import Store
 from tests.support import samples, users
 from tests.support.headers import END, file, header, pax
 from tests.support.opening import opened
-from tests.support.polling import soon
 from tests.support.samples import Layout, SampleImage
 from tests.support.saved import docker_save
 from tests.support.tars import layer
@@ -29,37 +27,7 @@ from tests.support.tars import layer
 BROKEN = header(chksum=1) + END
 
 
-# Turns
-
-
-def test_one_at_a_time_takes_much(tmp_path: Path) -> None:
-    """Who takes much waits until nobody else does; who takes little waits for nobody."""
-    done = threading.Event()
-
-    def large() -> None:
-        with Turn(tmp_path) as turn:
-            turn.took(turns.LITTLE)
-        done.set()
-
-    with Turn(tmp_path) as first:
-        first.took(turns.LITTLE)
-        other = threading.Thread(target=large)
-        other.start()
-        with Turn(tmp_path) as little:
-            little.took(turns.LITTLE // workers.most())
-        first.took(turns.LITTLE * 5)
-        assert not done.wait(0.2)
-    assert soon(done.is_set)
-    other.join()
-
-
-def test_all_who_take_little_take_little_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many processors there are, what is taken without a turn is the same in all."""
-    for processors in (1, 3, 400):
-        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
-        monkeypatch.setattr("os.process_cpu_count", lambda count=processors: count, raising=False)
-        assert workers.most() * (turns.LITTLE // workers.most()) <= turns.LITTLE
-        assert workers.most() <= processors
+# Memory
 
 
 MEMBERS: dict[str, tuple[Callable[[int], bytes], int]] = {
@@ -89,6 +57,31 @@ def test_what_a_tree_takes_is_told_as_it_grows(kind: str, tmp_path: Path) -> Non
     assert told == sorted(told)
     assert told[-1] > least * number * 3 // 4
     assert max(after - before for before, after in pairwise(told)) < 4 << 20
+
+
+def test_a_tree_that_grows_takes_from_the_budget_of_all(tmp_path: Path) -> None:
+    """Who indexes a layer of many files waits for who has all that there is; of few, for nobody."""
+    layers = []
+    for number in (100, 30_000):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(b"".join(file(b"%05d" % n + b"n" * 90) for n in range(number)) + END)
+        layers.append(Layer(f"sha256:{number}", Blob(path, 0, path.stat().st_size)))
+    few, many = layers
+    done = threading.Event()
+
+    def index() -> None:
+        index_cache.build(many, tmp_path)
+        done.set()
+
+    with Share(tmp_path) as room, Share(tmp_path) as turn:
+        room.take(BUDGET)
+        turn.grow(BUDGET)
+        thread = threading.Thread(target=index)
+        thread.start()
+        index_cache.build(few, tmp_path)
+        assert not done.wait(1)
+    assert done.wait(60)
+    thread.join()
 
 
 # Refusals

@@ -18,7 +18,7 @@ import pytest
 from imagefs.erofs.kept import Named, devices_of
 from imagefs.errors import CorruptArchive, HostError, ImagefsError, RegistryError, UsageError
 from imagefs.index.cache import key_of, path_of
-from imagefs.registry import answers, transport
+from imagefs.registry import answers, pull, transport
 from imagefs.registry import manifests as remote
 from imagefs.store import inventory
 from imagefs.store.prune import prune
@@ -327,6 +327,11 @@ CASES: dict[str, tuple[dict[str, Answer], type[ImagefsError], str]] = {
         "should have the digest",
     ),
     "names no size": (described(size=None), CorruptArchive, "not say the size of layer 0"),
+    "names a size beyond all layers": (
+        described(size=1 << 40),
+        HostError,
+        "layer 0: 1099511627776 bytes are far more than 64000000000 take, packed; --max-layer-by",
+    ),
     "names a size below zero": (described(size=-1), CorruptArchive, "not say the size of layer 0"),
     "names no layers": (changed(layers=[]), CorruptArchive, "has 0 layers, but its configuration"),
     "names a number of layers": (changed(layers=7), CorruptArchive, "'layers' of .* is not a list"),
@@ -411,6 +416,21 @@ def test_a_layer_that_is_a_bomb(home: Path, store: Store) -> None:
     ):
         opened(known_to(bad, home), store, max_layer_bytes=1_000_000)
     said(error, store)
+
+
+def test_layers_that_no_disk_can_hold(
+    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not asked for, though each alone might be packed so badly."""
+    monkeypatch.setattr(pull, "room", lambda _: 1_000_000)
+    image = SampleImage(tuple(layer({f"{n}": "x"}) for n in range(4)))
+    listed = json.loads(samples.oci_manifest(image))["layers"]
+    manifest = manifest_of(image, layers=[{**one, "size": 1_000_000} for one in listed])
+    with (
+        BadRegistry(served(image, manifest)) as bad,
+        pytest.raises(HostError, match="does not fit into the cache: 4000000 bytes are far more"),
+    ):
+        opened(known_to(bad, home), store)
 
 
 def ranges(server: BadRegistry) -> list[int]:

@@ -100,9 +100,12 @@ class Export:
         other.config, other.id = config, digest(config)
         return other
 
-    def answers(self, export: Answer) -> dict[str, Answer]:
-        """Return the answers of an engine that knows the image, with this for its export."""
-        facts = {
+    def answers(self, export: Answer, **facts: Any) -> dict[str, Answer]:
+        """Return the answers of an engine that knows the image, with this for its export.
+
+        `facts` are what it says else of the image, or otherwise.
+        """
+        said = {
             "Id": self.id,
             "RepoTags": [self.name],
             "RootFS": {"Type": "layers", "Layers": self.diff_ids},
@@ -110,7 +113,7 @@ class Export:
             "Architecture": "amd64",
             "Size": sum(map(len, self.layers)),
         }
-        return {"/json": answer_json(facts), "/get": export}
+        return {"/json": answer_json(said | facts), "/get": export}
 
     def entry(self) -> dict[str, Any]:
         """Return what the manifest.json of the classic export says of the image."""

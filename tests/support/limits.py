@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from imagefs.archive import compression, docker_v1, members, windows
-from imagefs.engine import api
+from imagefs.archive import compression, docker_v1, members, spool
+from imagefs.engine import api, fetch
 from imagefs.filesystem import NAME_MAX
+from imagefs.host import memory
 from imagefs.image import config as image_config
 from imagefs.image import model as image_model
 from imagefs.image import safe_json
@@ -51,6 +52,16 @@ LIMITS = (
         size(image_model.MAX_LAYER_BYTES),
         "`--max-layer-bytes`",
     ),
+    Limit(
+        "bytes that arrive and are no files, or come again",
+        size(spool.MAX_IDLE),
+        HONEST,
+    ),
+    Limit(
+        f"bytes of an export beyond {fetch.SIZES} times the image's size",
+        size(fetch.MORE_BYTES),
+        HONEST,
+    ),
     Limit("layers of an image", number(image_config.MAX_LAYERS), HONEST),
     Limit("layers under one mount", number(nodeid.MAX_LAYERS), "inode numbers end there"),
     Limit("views under one mount", number(nodeid.MAX_VIEWS), "inode numbers end there"),
@@ -79,12 +90,22 @@ LIMITS = (
         "it takes time",
     ),
     Limit("members of an archive of images", number(members.MAX_MEMBERS), HONEST),
+    Limit("characters of all names in an archive that arrives", number(spool.MAX_NAMES), MEMORY),
     Limit("images of an archive", number(members.MAX_IMAGES), HONEST),
     Limit("layers of all images from before Docker 1.10", number(docker_v1.MAX_CHAINED), HONEST),
     Limit("a file of JSON", size(members.MAX_JSON), HONEST),
     Limit("JSON read of one archive", size(members.MAX_JSON_READ), HONEST),
     Limit("memory to decompress zstd", size(1 << compression._ZSTD_WINDOW_LOG), "as `zstd -d`"),
-    Limit("memory of all decompressors at work", size(windows.BUDGET), MEMORY),
+    Limit(
+        "packed bytes for each that a stream may hold",
+        number(compression.most_packed(1 << 60) >> 60),
+        HONEST,
+    ),
+    Limit(
+        "memory of all that decompress or index for one cache, beside one that grows",
+        size(memory.BUDGET),
+        MEMORY,
+    ),
     Limit("values in JSON", number(safe_json.MAX_VALUES), MEMORY),
     Limit("depth of values in JSON", number(safe_json.MAX_DEPTH), HONEST),
     Limit("an engine's answer", size(api._MAX_ANSWER), HONEST),
