@@ -582,6 +582,32 @@ def test_an_engine_that_hangs_before_its_export_is_left(
     count("engines that misbehave: hanging", 1)
 
 
+def test_an_export_that_comes_too_late_is_closed(tmp_path: Path) -> None:
+    """Who has left keeps no connection for what the engine says after all."""
+    left, closed = threading.Event(), threading.Event()
+    pings = iter([[PING]])
+
+    def late() -> Iterator[bytes]:
+        left.wait(60)
+        try:
+            yield from chunked(SAVED, ended=False)
+            yield from iter(lambda: b"100000\r\n" + bytes(1 << 20) + b"\r\n", b"")
+        finally:
+            closed.set()
+
+    def ping() -> Iterator[bytes]:
+        yield from next(pings, [])
+        left.wait(60)
+
+    answers = {**IMAGE.answers(late), "/_ping": ping}
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s") as error:
+            fetched(engine.engine(timeout=0.3), Store(tmp_path / "cache"))
+        left.set()
+        assert closed.wait(60)
+    said_by(error)
+
+
 PIECES = chunked(SAVED, 2000)
 REFUSED = b"HTTP/1.1 500 Oops\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
 
