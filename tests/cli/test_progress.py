@@ -42,7 +42,7 @@ def on_a_terminal(run: Callable[[io.TextIOWrapper], None]) -> str:
     reading.start()
     with open(theirs, "w", encoding="utf-8") as stream:
         run(stream)
-    reading.join(10)
+    reading.join(60)
     os.close(ours)
     return said.decode()
 
