@@ -24,7 +24,9 @@ def shown(option: str) -> str:
 
 def test_the_options_exist() -> None:
     """A limit that can be set is set by an option of every command that opens a source."""
-    for option in re.findall(r"`(--[a-z-]+)`", " ".join(limit.option for limit in LIMITS)):
+    options = re.findall(r"`(--[a-z-]+)`", " ".join(limit.option for limit in LIMITS))
+    assert options
+    for option in options:
         for name in ("mount", "layers", "inspect", "fetch"):
             command = cli.get_command(click.Context(cli), name)
             assert command is not None

@@ -1,9 +1,13 @@
 """What long work says on a terminal, and where there is none.
 
-Owns the bar on a terminal and the plain lines elsewhere; none says what a terminal would obey.
+Owns the bar on a terminal and the plain lines elsewhere; none says what a terminal would obey. A
+bar is drawn by a thread, which rests while the process forks: what a thread holds just then, the
+other process would have for good.
 """
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 class Lines(Silent):
@@ -145,5 +150,51 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     )
-    with rich.Progress(*columns, console=Console(file=stream), transient=True) as bars:
-        yield Bar(bars)
+    console = Console(file=stream)
+    with rich.Progress(*columns, console=console, auto_refresh=False, transient=True) as bars:
+        drawing = _Drawing(bars)
+        _at_work.add(drawing)
+        drawing.begin()
+        try:
+            yield Bar(bars)
+        finally:
+            _at_work.discard(drawing)
+            drawing.rest()
+
+
+class _Drawing:
+    """Draws bars anew again and again, in a thread of its own."""
+
+    def __init__(self, bars: "RichProgress") -> None:
+        self._bars = bars
+
+    def begin(self) -> None:
+        """Draw from now on."""
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="imagefs-bar", daemon=True)
+        self._thread.start()
+
+    def rest(self) -> None:
+        """Draw no more; the thread has ended behind this."""
+        self._enough.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._enough.wait(_SECONDS_BETWEEN_DRAWINGS):
+            self._bars.refresh()
+
+
+_at_work: set[_Drawing] = set()
+
+
+def _all_rest() -> None:
+    for drawing in _at_work:
+        drawing.rest()
+
+
+def _all_begin() -> None:
+    for drawing in _at_work:
+        drawing.begin()
+
+
+os.register_at_fork(before=_all_rest, after_in_parent=_all_begin, after_in_child=_at_work.clear)

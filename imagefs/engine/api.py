@@ -9,10 +9,10 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -181,11 +181,10 @@ class Engine:
         The question is put by a thread of its own, since a socket's timeout starts anew with
         each byte that an engine lets drip.
         """
-        answers = _begun(lambda: self._get(path, what))
-        try:
-            return answers.get(timeout=self._timeout + 1)()
-        except Empty:
-            raise self._silent(what) from None
+        answer = _begun(lambda: self._get(path, what))
+        if not _has_come(answer, self._timeout + 1):
+            raise self._silent(what)
+        return answer.result()
 
     def _get(self, path: str, what: str) -> tuple[Mapping[str, str], bytes]:
         with self._request(path, what, self._timeout) as response:
@@ -237,7 +236,7 @@ class Engine:
                     stream=True,
                     allow_redirects=False,
                 )
-                response = ask() if timeout is not None else self._awaited(_begun(ask))
+                response = ask() if timeout is not None else self._answer(ask)
             except requests.exceptions.ReadTimeout as error:
                 raise self._silent(what) from error
             except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -249,13 +248,20 @@ class Engine:
                     raise self._refusal(response, what, chunks(response, what, 4096))
                 yield response
 
-    def _awaited(self, answers: SimpleQueue[Callable[[], _Answer]]) -> _Answer:
+    def _answer(self, ask: Callable[[], "requests.Response"]) -> "requests.Response":
+        """Return what is answered; what comes when nobody waits for it any more is closed."""
+        response = _begun(ask)
+        try:
+            return self._awaited(response)
+        except BaseException:
+            response.add_done_callback(_close)
+            raise
+
+    def _awaited(self, answer: "Future[_Answer]") -> _Answer:
         """Return an answer that may take its time, unless the engine turns out to be stuck."""
-        while True:
-            try:
-                return answers.get(timeout=self._timeout)()
-            except Empty:
-                self._ask("/_ping")
+        while not _has_come(answer, self._timeout):
+            self._ask("/_ping")
+        return answer.result()
 
     def _silent(self, what: str) -> EngineUnreachable:
         return EngineUnreachable(
@@ -330,22 +336,27 @@ def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def _begun(call: Callable[[], _Answer]) -> SimpleQueue[Callable[[], _Answer]]:
-    """Call something in a thread of its own; a function that returns or raises will come of it."""
-    outcome: SimpleQueue[Callable[[], _Answer]] = SimpleQueue()
+def _begun(call: Callable[[], _Answer]) -> "Future[_Answer]":
+    """Call something in a thread of its own, which nobody has to wait for."""
+    outcome: Future[_Answer] = Future()
 
     def run() -> None:
         try:
             answer = call()
         except BaseException as error:
-            failure = error
-            outcome.put(lambda: _raise(failure))
+            outcome.set_exception(error)
         else:
-            outcome.put(lambda: answer)
+            outcome.set_result(answer)
 
     Thread(target=run, name="imagefs-ask", daemon=True).start()
     return outcome
 
 
-def _raise(error: BaseException) -> Any:
-    raise error
+def _has_come(outcome: "Future[Any]", within: float) -> bool:
+    """Wait for what comes of a call, at most so many seconds; tell whether it has come."""
+    return bool(wait([outcome], within).done)
+
+
+def _close(answer: "Future[requests.Response]") -> None:
+    if answer.exception() is None:
+        answer.result().close()

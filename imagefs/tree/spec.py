@@ -8,12 +8,14 @@ walks a tree comes to each directory once. May be used from several threads.
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any, NoReturn
+from weakref import finalize
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -51,13 +53,14 @@ class ImageFileSystem(AbstractFileSystem):  # type: ignore[misc]
         own = ("host", "platform", "image", "keep_going", "verify", "max_layer_bytes")
         asked = {name: options.pop(name) for name in own if name in options}
         super().__init__(**options)
-        self._fetched: TemporaryDirectory[str] | None = None
         found = source if source is not None else fo
         if found is None:
             raise UsageError("which image? say source=..., or chain a URL behind this one")
         if source is None and target_protocol not in _LOCAL:
-            self._fetched = TemporaryDirectory(prefix="imagefs-")
-            found = str(Path(self._fetched.name) / "image")
+            fetched = mkdtemp(prefix="imagefs-")
+            # Nobody closes a file system of fsspec: what it has fetched goes with it.
+            finalize(self, shutil.rmtree, fetched, ignore_errors=True)
+            found = str(Path(fetched) / "image")
             fsspec.filesystem(target_protocol, **(target_options or {})).get_file(fo, found)
         self.tree: Tree = open_image(found, "", **asked)
 

@@ -4,6 +4,8 @@ import io
 import os
 import pty
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -40,7 +42,7 @@ def on_a_terminal(run: Callable[[io.TextIOWrapper], None]) -> str:
     reading.start()
     with open(theirs, "w", encoding="utf-8") as stream:
         run(stream)
-    reading.join(10)
+    reading.join(60)
     os.close(ours)
     return said.decode()
 
@@ -118,6 +120,34 @@ def test_parts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             assert [task.completed for task in report._bars.tasks] == [5_000_000]  # type: ignore[attr-defined]
 
     assert "pulling" in on_a_terminal(run)
+
+
+def test_no_bar_is_drawn_while_the_process_forks() -> None:
+    """Of two threads a fork takes one, and what the other held; the bar goes on behind it."""
+    script = """
+import os, pty, threading
+seen = []
+os.register_at_fork(before=lambda: seen.append(threading.active_count()))
+from imagefs.cli.progress_bars import reporter
+ours, theirs = pty.openpty()
+with open(theirs, "w") as stream, reporter(stream=stream) as report:
+    report.phase("indexing")
+    for _ in range(3):
+        assert threading.active_count() == 2
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+    os.read(ours, 65536)
+    report.phase("checking")
+    said = b""
+    while b"checking" not in said:
+        said += os.read(ours, 65536)
+assert seen == [1, 1, 1], seen
+assert threading.active_count() == 1
+"""
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=True)
 
 
 @pytest.mark.parametrize(

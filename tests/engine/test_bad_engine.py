@@ -180,7 +180,7 @@ def test_an_engine_that_does_not_come_to_the_point(
         pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"),
     ):
         engine.engine(timeout=0.3).inspect("app")
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 120
 
 
 def test_what_is_no_engine_is_told(tmp_path: Path) -> None:
@@ -569,21 +569,45 @@ def test_an_engine_that_hangs_before_its_export_is_left(
 
     def hang() -> Iterator[bytes]:
         yield from said
-        never.wait(60)
+        never.wait(120)
 
     def ping() -> Iterable[bytes]:
         return next(pings, None) or hang()
 
     answers = {**IMAGE.answers(hang), "/_ping": ping}
     store = Store(tmp_path / "cache")
-    began = time.monotonic()
     with ScriptedEngine(tmp_path / "socket", answers) as engine:
         with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
             fetched(engine.engine(timeout=0.3), store)
         never.set()
-    assert time.monotonic() - began < 30
     assert_nothing_kept(store)
     count("engines that misbehave: hanging", 1)
+
+
+def test_an_export_that_comes_too_late_is_closed(tmp_path: Path) -> None:
+    """Who has left keeps no connection for what the engine says after all."""
+    left, closed = threading.Event(), threading.Event()
+    pings = iter([[PING]])
+
+    def late() -> Iterator[bytes]:
+        left.wait(60)
+        try:
+            yield from chunked(SAVED, ended=False)
+            yield from iter(lambda: b"100000\r\n" + bytes(1 << 20) + b"\r\n", b"")
+        finally:
+            closed.set()
+
+    def ping() -> Iterator[bytes]:
+        yield from next(pings, [])
+        left.wait(60)
+
+    answers = {**IMAGE.answers(late), "/_ping": ping}
+    with ScriptedEngine(tmp_path / "socket", answers) as engine:
+        with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s") as error:
+            fetched(engine.engine(timeout=0.3), Store(tmp_path / "cache"))
+        left.set()
+        assert closed.wait(60)
+    said_by(error)
 
 
 PIECES = chunked(SAVED, 2000)
@@ -610,21 +634,19 @@ def test_an_engine_that_hangs_in_its_export_is_left(
     def export() -> Iterator[bytes]:
         yield from sent
         stalled.set()
-        never.wait(60)
+        never.wait(120)
 
     def ping() -> Iterator[bytes]:
         if stalled.is_set():
-            never.wait(60)
+            never.wait(120)
         yield PING
 
     answers = {**IMAGE.answers(export), "/_ping": ping}
     store = Store(tmp_path / "cache")
-    began = time.monotonic()
     with ScriptedEngine(tmp_path / "socket", answers) as engine:
         with pytest.raises(EngineUnreachable, match=r"did not answer within 0\.3 s"):
             fetched(engine.engine(timeout=0.3), store)
         never.set()
-    assert time.monotonic() - began < 30
     assert_nothing_kept(store)
     count("engines that misbehave: hanging", 1)
 
@@ -643,7 +665,7 @@ def test_a_socket_that_accepts_nobody(timeout: float, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EngineUnreachable):
         Engine(Endpoint(f"unix://{tmp_path / 'socket'}"), timeout).inspect("app")
-    assert time.monotonic() - began < timeout + 30
+    assert time.monotonic() - began < timeout + 120
     for one in (full, *waiting):
         one.close()
 
@@ -685,7 +707,7 @@ def test_a_layer_that_is_too_large_is_not_waited_for(tmp_path: Path) -> None:
 
     def stalling() -> Iterator[bytes]:
         yield from chunked(head, ended=False)
-        over.wait(10)
+        over.wait(60)
 
     store = Store(tmp_path / "cache")
     with ScriptedEngine(tmp_path / "socket", image.answers(stalling)) as engine:

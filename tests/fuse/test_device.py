@@ -12,7 +12,7 @@ from imagefs.fuse.device import Requests
 from imagefs.fuse.signals import Stop
 from tests.support.polling import soon
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 @pytest.fixture

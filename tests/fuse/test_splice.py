@@ -23,7 +23,7 @@ from tests.support.memfs import MemFs
 from tests.support.mounted import imagefs, mounted
 from tests.support.tars import layer
 
-PATIENCE = 20
+PATIENCE = 60
 
 CONTENT = random.Random(6).randbytes(3_000_001)
 START = 777

@@ -98,7 +98,7 @@ def test_crash(archive: Path, tmp_path: Path) -> None:
         (place / "new").write_text("new")
         (pid,) = {one["pid"] for one in _listed(tmp_path)}
         os.kill(pid, signal.SIGKILL)
-        assert soon(lambda: _state(tmp_path) == {str(place): False}, 30)
+        assert soon(lambda: _state(tmp_path) == {str(place): False})
         assert imagefs("unmount", place).returncode == 0
         assert mounts_below(tmp_path) == []
     assert list((Path(os.environ["IMAGEFS_CACHE"]) / "work").iterdir()) == []

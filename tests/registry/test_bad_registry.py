@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -673,9 +674,11 @@ def test_keys_to_storage_are_not_logged(home: Path) -> None:
 def test_interrupted(home: Path, store: Store) -> None:
     """Ctrl-C ends a pull that stalls at once, and leaves nothing that is not whole."""
 
+    over = threading.Event()
+
     def stalling(asked: Asked) -> Iterator[bytes]:
         yield from cut(BLOB, HALF)
-        time.sleep(25)
+        over.wait(120)
 
     with BadRegistry({**served(IMAGE), LAYER: stalling}) as bad:
         source = known_to(bad, home)
@@ -683,10 +686,11 @@ def test_interrupted(home: Path, store: Store) -> None:
         process = subprocess.Popen(
             [*COMMAND, "fetch", "--quiet", source], stderr=subprocess.PIPE, env=environment
         )
-        assert soon(lambda: any(asked.path.endswith(LAYER) for asked in bad.asked), 60)
+        assert soon(lambda: any(asked.path.endswith(LAYER) for asked in bad.asked))
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, words = process.communicate(timeout=20)
+        _, words = process.communicate(timeout=60)
+        over.set()
     assert (process.returncode, words.strip()) == (130, b"imagefs: interrupted")
     assert (store.layer_ids(), list(store.work_dir.iterdir())) == ([], [])
 

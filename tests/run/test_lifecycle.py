@@ -42,7 +42,7 @@ def started(user: User, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("name", ["USR1", "HUP", "INT"])
@@ -55,7 +55,7 @@ def test_signals_pass(world: World, name: str) -> None:
             assert process.stdout.readline() == f"{name.lower()}\n".encode()
             process.send_signal(signal.SIGTERM)
             assert process.stdout.readline() == b"term\n"
-            assert process.wait(30) == 9
+            assert process.wait(60) == 9
 
 
 class Terminal:
@@ -92,7 +92,7 @@ class Terminal:
     def close(self) -> None:
         """End it all."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(60)
         os.close(self.fd)
         os.close(self.theirs)
 
@@ -110,7 +110,7 @@ def test_a_terminal_of_its_own(someone: User) -> None:
         terminal.until(b"int")
         terminal.process.send_signal(signal.SIGTERM)
         terminal.until(b"term")
-        assert terminal.process.wait(30) == 9
+        assert terminal.process.wait(60) == 9
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     finally:
         terminal.close()
@@ -125,7 +125,7 @@ def test_the_callers_terminal(someone: User) -> None:
         terminal.until(b"int")
         terminal.process.send_signal(signal.SIGTERM)
         assert b"int" not in terminal.until(b"term")
-        assert terminal.process.wait(30) == 9
+        assert terminal.process.wait(60) == 9
     finally:
         terminal.close()
 
@@ -181,12 +181,12 @@ def test_nothing_is_left(someone: User, victim: str, *, with_keep: bool) -> None
         assert left(someone, mark)
         pids = {"outer": process.pid, "between": between, "daemon": daemon, "runtime": runtime}
         os.kill((pids | {"command": command})[victim], signal.SIGKILL)
-        status = process.wait(30)
-        _, err = process.communicate(timeout=30)
+        status = process.wait(60)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.communicate(timeout=30)
-    assert soon(lambda: not left(someone, mark), 30), left(someone, mark)
+        process.communicate(timeout=60)
+    assert soon(lambda: not left(someone, mark)), left(someone, mark)
     expected = {"outer": -9, "runtime": 137, "command": 137}
     assert status == expected.get(victim, 125)
     # The command may have had to do without its root for a moment, and say so.

@@ -217,7 +217,7 @@ def test_two_at_once(someone: User) -> None:
         assert "somebody is writing to it" in second.err
         assert " cat\n" not in out(someone, "IMAGE", "ps")
     finally:
-        first.communicate(timeout=30)
+        first.communicate(timeout=60)
     assert first.returncode == 0
 
 

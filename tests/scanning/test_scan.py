@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[int]]]:
     named.unlink(missing_ok=True)
     processes = [start("scheduler", str(named))]
     try:
-        assert soon(named.exists, within=60), (folder / "dask/log").read_text()
+        assert soon(named.exists), (folder / "dask/log").read_text()
         processes += [start("worker", named.read_text()) for _ in range(workers)]
         yield named.read_text(), [one.pid for one in processes[1:]]
     finally:
@@ -157,17 +158,16 @@ def test_a_worker_is_killed(
     sources = [str(path) for path in images.archives[:20]]
     expected = sorted((one.layer, one.path) for one in scan(sources, fleets.first_bytes))
 
+    def kill() -> None:
+        assert soon((trap / "caught").exists, within=120)
+        os.kill(int((trap / "caught").read_text()), signal.SIGKILL)
+
     def killed(**how: Any) -> list[tuple[str, str]]:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                assert soon((trap / "caught").exists, within=120)
-                os.kill(int((trap / "caught").read_text()), signal.SIGKILL)
-            finally:
-                os._exit(0)
-        done = scan(sources, fleets.wait_once, **how)
-        found = sorted((one.layer, one.path) for one in done)
-        os.waitpid(pid, 0)
+        with ThreadPoolExecutor(1) as beside:
+            killing = beside.submit(kill)
+            done = scan(sources, fleets.wait_once, **how)
+            found = sorted((one.layer, one.path) for one in done)
+            killing.result()
         assert done.failures == []
         return found
 

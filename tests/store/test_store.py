@@ -1,6 +1,7 @@
 """The cache: whole or absent, private, shared between processes, and kept in bounds."""
 
 import json
+import multiprocessing
 import os
 import signal
 import stat
@@ -320,23 +321,21 @@ def test_a_claim_that_is_looked_at_while_it_is_laid_counts(store: Store) -> None
 
 def test_a_lock_ends_with_its_block(store: Store) -> None:
     """Also where a process that was forked meanwhile has inherited it."""
+    fork = multiprocessing.get_context("fork")
+    over = fork.Event()
     with store.lock("fetch"):
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(writing)
-            os.read(reading, 1)
-            os._exit(0)
+        process = fork.Process(target=over.wait)
+        process.start()
     waits = []
 
     def end_fork() -> None:
-        waits.append(pid)
-        os.write(writing, b".")
+        waits.append(process.pid)
+        over.set()
 
     with store.lock("fetch", end_fork):
-        os.close(writing)
-        os.waitpid(pid, 0)
-    assert waits == []
+        over.set()
+    process.join(60)
+    assert (process.exitcode, waits) == (0, [])
 
 
 def test_one_works_and_the_other_waits_and_says_so(store: Store) -> None:
@@ -352,11 +351,11 @@ def test_one_works_and_the_other_waits_and_says_so(store: Store) -> None:
     thread = threading.Thread(target=work)
     try:
         thread.start()
-        assert waits.wait(10)
+        assert waits.wait(60)
         assert not done.is_set()
     finally:
         kill(process)
-    thread.join(10)
+    thread.join(60)
     assert done.is_set()
 
 
@@ -373,9 +372,9 @@ def test_a_lock_file_may_be_removed_by_its_holder(store: Store) -> None:
     thread = threading.Thread(target=work)
     with store.lock("fetch"):
         thread.start()
-        assert waits.wait(10)
+        assert waits.wait(60)
         (store.locks_dir / name).unlink()
-    thread.join(10)
+    thread.join(60)
     assert inside == [True]
 
 

@@ -17,7 +17,7 @@ from imagefs.fuse.device import Requests
 from imagefs.fuse.prefetch import Pusher
 from tests.support import counting
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 class CollidingFs(counting.CountingFs):

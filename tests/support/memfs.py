@@ -208,7 +208,7 @@ class LiveFs(MemFs):
         return node >= self._calm and node <= 1_000_000
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self._gate.exists() and time.monotonic() < deadline:
             if not (self._control / "stubborn").exists():
                 check_asker()

@@ -69,5 +69,5 @@ def module_mounted(module: str, folder: Path) -> Iterator[Path]:
         yield mountpoint
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         clear(mountpoint)

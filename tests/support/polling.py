@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def soon(condition: Callable[[], bool], within: float = 10.0) -> bool:
+def soon(condition: Callable[[], bool], within: float = 60.0) -> bool:
     """Poll until the condition holds; tell whether it came to."""
     deadline = time.monotonic() + within
     while not condition():
@@ -12,3 +12,8 @@ def soon(condition: Callable[[], bool], within: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def eventually(condition: Callable[[], bool], within: float = 60.0) -> None:
+    """Wait until the condition holds; fail if it does not in time."""
+    assert soon(condition, within), "waited in vain"

@@ -58,7 +58,7 @@ class Served:
     def end(self, signal_number: int = signal.SIGTERM) -> int:
         """Ask the process to end and return its exit status."""
         self.process.send_signal(signal_number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """An image as a file system of fsspec, and what reads from it: pandas, pyarrow, duckdb."""
 
 import errno
+import gc
 import hashlib
 import io
+import os
 import pickle
 import stat
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
@@ -132,6 +135,29 @@ def test_it_is_opened_through_chained_addresses(archive: Path) -> None:
         elsewhere.rm("/far", recursive=True)
     with pytest.raises(UsageError, match="which image"):
         fsspec.filesystem("imagefs")
+
+
+def test_what_was_fetched_goes_with_the_file_system(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy of an image stays behind, nor what was to be one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    far: dict[str, Any] = {"fo": "/far/app.tar", "target_protocol": "memory"}
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe("/far/app.tar", archive.read_bytes())
+    try:
+        image = ImageFileSystem(**far)
+        assert len(os.listdir(tmp_path / "temporary")) == 1
+        assert image.cat("rootfs/etc/passwd") == b"root:x:0:0\n"
+    finally:
+        elsewhere.rm("/far", recursive=True)
+    del image
+    gc.collect()
+    with pytest.raises(FileNotFoundError):
+        ImageFileSystem(**far)
+    gc.collect()
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_it_is_pickled(image: ImageFileSystem) -> None:

@@ -100,7 +100,7 @@ def test_an_errand_is_done_once_for_all(leave_after: LeaveAfter) -> None:
 
     def work() -> None:
         runs.append(1)
-        gate.wait(30)
+        gate.wait(60)
         if len(runs) == 1:
             raise OSError(errno.EIO, "the first fails")
 
