@@ -636,7 +636,7 @@ def test_interrupted(home: Path, store: Store) -> None:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=20)
-    assert (process.returncode, words.strip()) == (130, b"imagefs: interrupted")
+    assert (process.returncode, words) == (130, b"imagefs: interrupted\n")
     assert (store.layer_ids(), list(store.work_dir.iterdir())) == ([], [])
 
 
