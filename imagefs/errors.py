@@ -57,6 +57,14 @@ class MountError(HostError):
     """The mount point cannot be used, or the kernel refused the mount."""
 
 
+def lacking(who: str, package: str, extra: str) -> HostError:
+    """Return the error of who needs a package that comes with an extra of imagefs's."""
+    return HostError(
+        f"{who} needs {package}: install imagefs with its extra, as in"
+        f" `pipx install --force 'imagefs[{extra}]'`"
+    )
+
+
 def in_words(error: BaseException) -> str:
     """Return the line for an error of any kind."""
     if isinstance(error, ImagefsError):

@@ -5,6 +5,7 @@ may be called from any thread, and often; so may `part` and `note`; the rest bel
 that runs the work.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
@@ -34,6 +35,18 @@ class Progress(Protocol):
         """Pass on something that the user should act on or be aware of."""
 
 
+def say(stream: TextIO, text: str) -> None:
+    """Write a line; where nobody can be told, the work goes on all the same."""
+    try:
+        stream.write(f"imagefs: {printable(text)}\n")
+        stream.flush()
+    except OSError:
+        # The line is still in the stream, and would fail whoever flushes that next.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 class Silent:
     """Says nothing but warnings."""
 
@@ -57,5 +70,4 @@ class Silent:
     def warn(self, text: str) -> None:
         """Write the warning as a line, if there is a stream to write to."""
         if self._stream is not None:
-            self._stream.write(f"imagefs: warning: {printable(text)}\n")
-            self._stream.flush()
+            say(self._stream, f"warning: {text}")

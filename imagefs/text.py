@@ -1,4 +1,4 @@
-"""What is printed: words of strangers that no terminal obeys, sizes and times for people.
+"""What is printed: words of strangers that no terminal obeys, numbers, sizes and times for people.
 
 Pure. Any thread may call it.
 """
@@ -31,6 +31,11 @@ def duration_text(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something: 1 layer, 2 layers."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size_text(count: int) -> str:

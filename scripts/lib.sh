@@ -48,10 +48,17 @@ apt_get() {
         </dev/null >/dev/null
 }
 
+# python_packages: print what need_packages is to be asked for before need_python can succeed.
+python_packages() {
+    is_there python3 || echo python3=python3
+    python3 -c 'import ensurepip' 2>/dev/null ||
+        echo 'python3-venv=/usr/lib/python3*/ensurepip/__init__.py'
+}
+
 # need_python [PIP-ARGUMENT...]: put the environment, with imagefs and with what the arguments ask
 # pip for, in front of PATH.
 need_python() {
-    is_there python3 || need_packages python3=python3 || exit 1
+    is_there python3 || need_packages $(python_packages) || exit 1
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "needs Python 3.11 or later, and python3 is $(python3 --version)"
     local made_for=.venv/made-for wanted
@@ -66,8 +73,7 @@ need_python() {
 
 make_python() {
     say "preparing a Python environment in $PWD/.venv"
-    python3 -c 'import ensurepip' 2>/dev/null ||
-        need_packages python3-venv='/usr/lib/python3*/ensurepip/__init__.py' || exit 1
+    need_packages $(python_packages) || exit 1
     # pip does not start where the environment was moved, or its Python has gone.
     .venv/bin/pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv
     # Dependency groups came with pip 25.1.

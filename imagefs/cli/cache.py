@@ -1,6 +1,5 @@
 """`imagefs cache`: what it prints and asks of the store."""
 
-import time
 from dataclasses import asdict
 
 import click
@@ -17,7 +16,7 @@ from imagefs.store import inventory
 from imagefs.store import verify as store_verify
 from imagefs.store.prune import prune as prune_store
 from imagefs.store.store import Store
-from imagefs.text import size_text
+from imagefs.text import counted, size_text
 
 
 @click.group()
@@ -41,16 +40,15 @@ def cache_list(as_json: bool) -> None:
                 short[image.id],
                 size_text(image.size),
                 len(image.diff_ids),
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(image.last_used)),
+                output.moment(image.last_used),
                 "in use" if image.in_use else "whole" if image.whole else "incomplete",
                 ", ".join(image.names) or "-",
             )
             for image in found.images
         ],
     )
-    click.echo(
-        f"{len(found.layers)} layers, {size_text(found.total_bytes)} in all, indexes included"
-    )
+    layers = counted(len(found.layers), "layer")
+    output.show_lines([f"{layers}, {size_text(found.total_bytes)} in all, indexes included"])
 
 
 def _mounted() -> set[str]:
@@ -72,7 +70,7 @@ def cache_verify(quiet: bool) -> None:
         listed = "; ".join(f"{one.name} (its bytes are {one.found})" for one in damaged)
         raise CorruptArchive(f"damaged and removed from the cache: {listed}")
     if not quiet:
-        click.echo("every digest is right")
+        output.show_lines(["every digest is right"])
 
 
 @cache.command("prune")
@@ -98,5 +96,5 @@ def cache_prune(keep_bytes: int | None, unused_for: float | None) -> None:
         index_path=lambda layer: index_cache.path_of(store.index_dir, index_cache.key_of(layer)),
         mounted=_mounted(),
     )
-    gone = f"{len(pruned.images)} images and {len(pruned.layers)} layers"
-    click.echo(f"removed {gone}: {size_text(pruned.bytes)}")
+    gone = f"{counted(len(pruned.images), 'image')} and {counted(len(pruned.layers), 'layer')}"
+    output.show_lines([f"removed {gone}: {size_text(pruned.bytes)}"])

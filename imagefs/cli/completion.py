@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from imagefs.cli.output import write_text
 from imagefs.image.options import SourceOptions
 from imagefs.image.reference import REGISTRY_TRANSPORT
 from imagefs.progress import Silent
@@ -36,7 +37,7 @@ def completion(shell: str) -> None:
 
     made = get_completion_class(shell)
     assert made is not None
-    click.echo(made(cli, {}, "imagefs", "_IMAGEFS_COMPLETE").source())
+    write_text(made(cli, {}, "imagefs", "_IMAGEFS_COMPLETE").source() + "\n")
 
 
 class _TakesLong(Exception):

@@ -9,7 +9,6 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -18,7 +17,8 @@ from imagefs.cli import output
 from imagefs.cli.look import described, named_errors
 from imagefs.cli.options import completed, source_argument, source_options, view_option
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import UsageError, in_words
+from imagefs.cli.trouble import trouble
+from imagefs.errors import UsageError
 from imagefs.filesystem import Attr, Entry
 from imagefs.image.options import SourceOptions
 from imagefs.source.opening import SourceRequest
@@ -89,7 +89,7 @@ def diff(
     show = _as_json if as_json else _with_content if content else _as_line
     request = SourceRequest(source, options)
     pairs: list[Pair]
-    with _trouble(), named_errors(source):
+    with trouble(), named_errors(source):
         with reporter(quiet=quiet) as progress:
             if other is not None:
                 theirs = SourceRequest(other, options)
@@ -97,17 +97,6 @@ def diff(
             else:
                 pairs = list(_steps(open_tree(request, view, progress), each=each))
         return _print(pairs, ignored, show, paged=content and sys.stdout.isatty())
-
-
-@contextmanager
-def _trouble() -> Iterator[None]:
-    """Have every error end with status 2, as 1 says that something differs."""
-    try:
-        yield
-    except (click.ClickException, UsageError, BrokenPipeError):
-        raise
-    except Exception as error:
-        raise click.ClickException(in_words(error)) from error
 
 
 Pair = tuple[Origin | None, Tree | None, Tree]
@@ -148,8 +137,7 @@ def _print(pairs: list[Pair], ignored: list[str], show: Show, *, paged: bool) ->
     else:
         for line in lines():
             output.write_bytes(line)
-        with output.written():
-            sys.stdout.flush()
+        output.flush()
     return found
 
 

@@ -17,7 +17,7 @@ import click
 
 from imagefs import __version__
 from imagefs.cli import mount_helper
-from imagefs.cli.output import written
+from imagefs.cli.output import flush, written
 from imagefs.errors import RunError, UsageError, in_words
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -71,8 +71,7 @@ def run(args: Sequence[str] | None = None, translate: Translation | None = None)
         return _USAGE
     except (Exception, KeyboardInterrupt) as error:
         status = _fail(*_judged(error))
-        _let_go_of_streams()
-        return status
+    _let_go_of_streams()
     return status if isinstance(status, int) else 0
 
 
@@ -83,7 +82,7 @@ def _judged(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        return error.format_message() + hint, _USAGE
+        return error.format_message().removesuffix(".") + hint, _USAGE
     if isinstance(error, RunError):
         return str(error), error.status
     return in_words(error), _USAGE if isinstance(error, UsageError) else _FAILED
@@ -137,7 +136,7 @@ A module is loaded when its command is called, so that each starts as fast as it
 
 
 class _Commands(click.Group):
-    """The commands, of which each may lose its reader."""
+    """The commands, of which each may lose its reader, or be interrupted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -155,26 +154,32 @@ class _Commands(click.Group):
             formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _reader_may_leave():
+        with _leaving(), written():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reader_may_leave():
+        with _leaving():
             status = super().invoke(ctx)
             if sys.stdout is not None:
-                with written():
-                    sys.stdout.flush()
+                flush()
             return status
 
 
 @contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """End well where whoever read our output has seen enough; click would make it status 1."""
+def _leaving() -> Iterator[None]:
+    """End well where whoever read our output has seen enough; click would make it status 1.
+
+    Where we are interrupted, click would print an empty line; on a terminal it ends the ^C's.
+    """
     try:
         yield
     except BrokenPipeError:
         sys.stdout = None  # nothing is left to flush
         raise click.exceptions.Exit(0) from None
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            click.echo(err=True)
+        raise click.Abort from None
 
 
 @click.group(

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -301,11 +302,14 @@ def mounts(*, as_json: bool) -> None:
         return
     output.show_table(
         ("SOURCE", "MOUNTPOINT", "PID", "SINCE", "STATE"),
-        [
-            (one.source, one.mountpoint, one.pid or "-", one.since or "-", _state(one))
-            for one in found
-        ],
+        [(one.source, one.mountpoint, one.pid or "-", _since(one), _state(one)) for one in found],
     )
+
+
+def _since(mount: LiveMount) -> str:
+    if mount.since is None:
+        return "-"
+    return output.moment(datetime.fromisoformat(mount.since).timestamp())
 
 
 def _state(mount: LiveMount) -> str:

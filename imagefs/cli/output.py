@@ -5,6 +5,7 @@ Whatever comes out of an image is shown escaped: a terminal obeys none of it.
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from imagefs.text import printable, size_text
 
 _WIDE = 10_000
 _GAP = 2
-_LEAST = 8
+_LEAST = 10
 """Columns of a terminal that the last column has, however little room is left."""
 _BARS = (("█", "░"), ("#", "-"))
 
@@ -22,8 +23,11 @@ _BARS = (("█", "░"), ("#", "-"))
 def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     """Print a table; a number is set to the right, and the last column takes what room is left.
 
-    No other column is ever cut: in a terminal that is too narrow for them, lines wrap.
+    In a terminal that is too narrow, columns without a head, which are for the eye, are left out.
+    No other column but the last is ever cut: lines wrap.
     """
+    from shutil import get_terminal_size  # noqa: PLC0415
+
     from rich import box  # noqa: PLC0415 - 60 ms, for those who see a table
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -35,27 +39,41 @@ def show_table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Non
         max(len(column), *(row[at].cell_len for row in cells), 0)
         for at, column in enumerate(columns)
     ]
-    before = sum(widths[:-1]) + _GAP * (len(columns) - 1)
     # In a pipe nothing is cut: there is no width to fit.
-    room = Console().width if sys.stdout.isatty() else _WIDE
+    room = get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+    kept = _kept(columns, widths, room)
+    before = sum(widths[at] + _GAP for at in kept[:-1])
     widths[-1] = min(widths[-1], max(room - before, _LEAST))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP - 1, 0, 0))
-    for at, (column, width) in enumerate(zip(columns, widths, strict=True)):
+    for at in kept:
         numbers = bool(rows) and all(isinstance(row[at], int | Size) for row in rows)
         table.add_column(
-            column,
+            columns[at],
             justify="right" if numbers else "left",
-            width=width,
+            width=widths[at],
             no_wrap=True,
             overflow="ellipsis",
         )
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*(row[at] for at in kept))
     console = Console(width=before + widths[-1], highlight=False)
-    # Not printed by the console itself, which makes an error of a reader that has gone.
-    with console.capture() as printed:
+    # Not printed by the console itself, which makes an error of a reader that has gone. It flushes.
+    with written(), console.capture() as printed:
         console.print(table)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
+    write_text("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
+
+
+def _kept(columns: Sequence[str], widths: Sequence[int], room: int) -> list[int]:
+    """Return which columns are shown."""
+    last = len(columns) - 1
+    if sum(widths[:-1]) + _GAP * last + _LEAST <= room:
+        return list(range(last + 1))
+    return [at for at, column in enumerate(columns) if column or at == last]
+
+
+def moment(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as people here write it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 class Size(int):
@@ -98,7 +116,7 @@ def show_lines(lines: Iterable[str]) -> None:
 
 def show_json(value: Any) -> None:
     """Print a value as JSON, in ASCII."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_text(text: str) -> None:
@@ -111,6 +129,12 @@ def write_bytes(content: bytes) -> None:
     """Write bytes as they are; HostError where standard output cannot take them."""
     with written():
         sys.stdout.buffer.write(content)
+
+
+def flush() -> None:
+    """Have all that was written be where it is to go; HostError where that cannot take it."""
+    with written():
+        sys.stdout.flush()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from imagefs.progress import Progress, Silent
+from imagefs.progress import Progress, Silent, say
 from imagefs.text import duration_text, printable, size_text
 
 if TYPE_CHECKING:
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_DRAWINGS = 0.1
+_BAR = 16
+"""Columns of a bar."""
+
+
+class _Work:
+    """How far work of `total` bytes, if that is known, has come since it began."""
+
+    def __init__(self, total: int | None) -> None:
+        self.done, self._total = 0, total
+        self._since = time.monotonic()
+
+    def words(self, about: str = "") -> str:
+        """Return it for people, with a word before what is not known for certain."""
+        seconds = max(time.monotonic() - self._since, 0.001)
+        of = f" of {about}{size_text(self._total)}" if self._total else ""
+        rate = size_text(int(self.done / seconds))
+        rest = max(0, (self._total or 0) - self.done) * seconds / max(self.done, 1)
+        left = f", {about}{duration_text(rest)} left" if rest >= 1 else ""
+        return f"{size_text(self.done)}{of}, {rate}/s{left}"
 
 
 class Lines(Silent):
@@ -34,8 +53,8 @@ class Lines(Silent):
         self._begin(None)
 
     def _begin(self, total: int | None) -> None:
-        self._done, self._total = 0, total
-        self._since = self._said = time.monotonic()
+        self._work = _Work(total)
+        self._said = time.monotonic()
 
     def phase(self, text: str, total: int | None = None) -> None:
         """Write the end of the former phase, if it moved bytes, and the new phase's name."""
@@ -46,7 +65,7 @@ class Lines(Silent):
 
     def advance(self, count: int) -> None:
         """Count, and write a line if none was written for some seconds."""
-        self._done += count
+        self._work.done += count
         if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
             self._report()
 
@@ -64,49 +83,54 @@ class Lines(Silent):
 
     def finish(self) -> None:
         """Write how much was done in the phase, if it moved bytes."""
-        if self._done:
+        if self._work.done:
             self._report()
-            self._done = 0
+            self._work.done = 0
 
     def _report(self) -> None:
         self._said = time.monotonic()
-        seconds = max(self._said - self._since, 0.001)
-        of = f" of about {size_text(self._total)}" if self._total else ""
-        rate = size_text(int(self._done / seconds))
-        rest = max(0, (self._total or 0) - self._done) * seconds / self._done
-        left = f", about {duration_text(rest)} left" if rest >= 1 else ""
-        self._line(f"{self._text}: {size_text(self._done)}{of}, {rate}/s{left}")
+        self._line(f"{self._text}: {self._work.words('about ')}")
 
     def _line(self, text: str) -> None:
-        self._out.write(f"imagefs: {printable(text)}\n")
-        self._out.flush()
+        say(self._out, text)
 
 
 class Bar:
-    """Draws a bar of rich's on a terminal."""
+    """Draws bars of rich's on a terminal."""
 
     def __init__(self, bars: "RichProgress") -> None:
         self._bars = bars
+        self._advance: Callable[[int], None] = lambda count: None
         self._task: TaskID | None = None
 
     def phase(self, text: str, total: int | None = None) -> None:
         """Replace the bar by that of a new phase."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(printable(text), total=total)
+        self._task, self._advance = self._bar(text, total)
+
+    def _bar(self, text: str, total: int | None) -> "tuple[TaskID, Callable[[int], None]]":
+        """Add a bar; return it, and what moves it."""
+        work = _Work(total)
+        task = self._bars.add_task(printable(text), total=total, moved="")
+
+        def advance(count: int) -> None:
+            work.done += count
+            self._bars.update(task, advance=count, moved=work.words())
+
+        return task, advance
 
     def advance(self, count: int) -> None:
         """Move the bar."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
+        self._advance(count)
 
     @contextmanager
     def part(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
         """Draw a bar of its own below that of the phase."""
-        task = self._bars.add_task("  " + printable(text), total=total)
+        task, move = self._bar(text, total)
 
         def advance(count: int) -> None:
-            self._bars.advance(task, count)
+            move(count)
             self.advance(count)
 
         try:
@@ -116,7 +140,8 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Write the note above the bar."""
-        self._bars.console.print(f"imagefs: {printable(text)}", markup=False, highlight=False)
+        words = f"imagefs: {printable(text)}"
+        self._bars.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Write the warning above the bar."""
@@ -140,18 +165,20 @@ def reporter(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[P
 def _bar(stream: TextIO) -> Iterator[Progress]:
     from rich import progress as rich  # noqa: PLC0415 - 60 ms, and only on terminals
     from rich.console import Console  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
 
+    # Each bar has one line, as two could not be drawn anew: where it is too long, the name is cut.
+    name = Column(ratio=1, no_wrap=True)
     columns = (
         rich.SpinnerColumn(),
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.DownloadColumn(),
-        rich.TransferSpeedColumn(),
-        rich.TimeElapsedColumn(),
-        rich.TimeRemainingColumn(),
+        rich.BarColumn(_BAR),
+        rich.TextColumn("{task.description}", markup=False, table_column=name),
+        rich.TextColumn("{task.fields[moved]}", markup=False),
     )
     console = Console(file=stream)
-    with rich.Progress(*columns, console=console, auto_refresh=False, transient=True) as bars:
+    with rich.Progress(
+        *columns, console=console, auto_refresh=False, transient=True, expand=True
+    ) as bars:
         drawing = _Drawing(bars)
         _at_work.add(drawing)
         drawing.begin()

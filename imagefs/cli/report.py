@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from imagefs.cli.options import completed, source_argument, source_options
+from imagefs.cli.output import write_bytes
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import HostError, UsageError
+from imagefs.errors import HostError, UsageError, lacking
 from imagefs.image.options import SourceOptions
 from imagefs.progress import Progress
 from imagefs.source.opening import SourceRequest
@@ -38,10 +39,7 @@ def report(
     except ModuleNotFoundError as error:
         if error.name not in ("jinja2", "markupsafe", "squarify"):
             raise
-        raise HostError(
-            f"`imagefs report` needs {error.name}: install imagefs with its extra,"
-            " as in `pipx install 'imagefs[report]'`"
-        ) from error
+        raise lacking("`imagefs report`", error.name, "report") from error
     if other == source == "-":
         raise UsageError("standard input can be read once")
     store = Store()
@@ -51,8 +49,7 @@ def report(
     differs = differences.differences(*trees) if len(trees) == 2 else None
     made = page.page([survey.survey(one) for one in examined], differs).encode()
     if output in (None, "-"):
-        sys.stdout.buffer.write(made)
-        sys.stdout.buffer.flush()
+        write_bytes(made)
     else:
         _write(Path(str(output)), made)
 

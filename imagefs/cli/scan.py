@@ -15,17 +15,20 @@ from typing import Any
 import click
 
 from imagefs.cli.options import completed, source_options
+from imagefs.cli.output import flush, write_text
 from imagefs.cli.progress_bars import reporter
 from imagefs.cli.quantities import size
-from imagefs.errors import HostError, UsageError
+from imagefs.cli.trouble import trouble
+from imagefs.errors import HostError, UsageError, lacking
 from imagefs.image.options import SourceOptions
+from imagefs.progress import say
 from imagefs.scanning.model import Found
 from imagefs.scanning.patterns import Catalogue, Entry, Grep, Match, Which
 from imagefs.scanning.pools import Cluster, Pool, Processes
 from imagefs.scanning.scan import Scan
 from imagefs.scanning.state import State
 from imagefs.source.opening import SourceRequest
-from imagefs.text import printable
+from imagefs.text import counted, printable
 
 _FOUND, _NOTHING, _TROUBLE = 0, 1, 2
 
@@ -60,6 +63,7 @@ _FOUND, _NOTHING, _TROUBLE = 0, 1, 2
 @click.option("--dask", metavar="ADDRESS", help="Have the workers of this scheduler do it.")
 @click.option("-j", "processes", type=click.IntRange(1), metavar="N", help="That many processes.")
 @source_options
+@trouble()
 def scan(
     words: tuple[str, ...],
     patterns: tuple[str, ...],
@@ -110,15 +114,16 @@ def scan(
             if not deleted or not any(found.shown):
                 count += 1
                 write(found)
-    sys.stdout.flush()
+    flush()
     for failure in done.failures:
         where = "".join(f": {one}" for one in (failure.layer, failure.path) if one)
         line = f"{failure.source}{where}: {failure.reason}"
-        click.echo(f"imagefs: {printable(' '.join(line.split()))}", err=True)
+        say(sys.stderr, " ".join(line.split()))
     if not quiet:
         progress.note(
-            f"{done.images} images, {done.layers_read} layers read and {done.layers_known} known,"
-            f" {done.files_read} files, {done.bytes_read} bytes"
+            f"{counted(done.images, 'image')}, {counted(done.layers_read, 'layer')} read and"
+            f" {done.layers_known} known, {counted(done.files_read, 'file')},"
+            f" {counted(done.bytes_read, 'byte')}"
         )
     return _TROUBLE if done.failures else _FOUND if count else _NOTHING
 
@@ -145,7 +150,7 @@ def _pool(address: str | None, processes: int | None) -> Iterator[Pool]:
     try:
         import distributed  # noqa: PLC0415
     except ImportError as error:
-        raise HostError("--dask needs Dask: pip install 'imagefs[dask]'") from error
+        raise lacking("--dask", "Dask", "dask") from error
     try:
         client: Any = distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -160,7 +165,7 @@ Writer = Callable[[Found], None]
 @contextmanager
 def _printing(line: Callable[[Found], str]) -> Iterator[Writer]:
     def write(found: Found) -> None:
-        sys.stdout.write(line(found) + "\n")
+        write_text(line(found) + "\n")
 
     yield write
 
@@ -204,7 +209,7 @@ def _parquet(path: Path, files: bool) -> Iterator[Writer]:
         import pyarrow as arrow  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
-        raise HostError("-o needs PyArrow: pip install 'imagefs[parquet]'") from error
+        raise lacking("-o", "PyArrow", "parquet") from error
     text, number = arrow.string(), arrow.int64()
     held = dict.fromkeys(("source", "image", "name", "directory"), text)
     fields = dict.fromkeys(("size", "mode", "uid", "gid"), number) | {"sha256": text}

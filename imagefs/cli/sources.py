@@ -163,9 +163,10 @@ def _listed(one: opening.ListedManifest) -> str:
 def _layers_described(layers: Sequence[opening.InspectedLayer]) -> Iterator[str]:
     for number, one in enumerate(layers):
         size = "missing" if one.size is None else size_text(one.size)
-        yield f"Layer {number:02}: {one.diff_id or 'unknown'}, {size}, {one.created_by or '-'}"
+        yield f"Layer {number:02}: {size}, {one.created_by or '-'}"
+        yield f"  {one.diff_id or 'unknown'}"
         if one.digest and one.digest != one.diff_id:
-            yield f"  packed as {one.digest}"
+            yield f"  {one.digest} packed"
 
 
 @click.command()

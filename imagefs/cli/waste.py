@@ -1,10 +1,8 @@
 """`imagefs waste`: what an image's layers bring, show and hide, and rules that they must keep."""
 
-import contextlib
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from imagefs.cli.gate import Verdict
 from imagefs.cli.options import json_option, source_argument, source_options
 from imagefs.cli.output import Size
 from imagefs.cli.progress_bars import reporter
-from imagefs.errors import in_words
+from imagefs.cli.trouble import trouble
 from imagefs.image.options import SourceOptions
 from imagefs.source import opening
 from imagefs.source.opening import SourceRequest
 from imagefs.store.store import Store
-from imagefs.text import size_text
+from imagefs.text import counted, size_text
 from imagefs.tree import waste as counting
 from imagefs.tree.causes import WORDS, Cause
 from imagefs.tree.waste import Copies, Examined, Waste
@@ -84,7 +82,7 @@ def waste(
     Of each layer, the bytes that its files bring, that rootfs shows, and that it hides. Exits with
     1 if a rule is broken, and with 2 if anything goes wrong.
     """
-    with _trouble():
+    with trouble():
         rules = gate.read_dive_ci(dive_ci) if dive_ci else {}
         rules |= {_RULES[key]: limit for key, limit in limits.items() if limit is not None}
         # A limit that is none is told before the image is opened.
@@ -103,19 +101,8 @@ def waste(
         else:
             _show(examined, found, copies, top)
             _show_verdicts(verdicts)
-        sys.stdout.flush()
+        output.flush()
     return 0 if all(one.kept for one in verdicts) else 1
-
-
-@contextlib.contextmanager
-def _trouble() -> Iterator[None]:
-    """Have whatever goes wrong end with exit status 2: 1 is for a rule that is broken."""
-    try:
-        yield
-    except (BrokenPipeError, click.ClickException):
-        raise
-    except Exception as error:
-        raise click.ClickException(in_words(error)) from error
 
 
 def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top: int) -> None:
@@ -158,9 +145,10 @@ def _show(examined: Examined, found: Waste, copies: Sequence[Copies] | None, top
     if copies is not None:
         total = size_text(sum(one.wasted for one in copies))
         words = (
-            f"{len(copies)} contents are in several files of rootfs, {total} more than once each"
+            f"{counted(len(copies), 'content')} in several files of rootfs:"
+            f" {total} less if each were there once"
         )
-        output.show_lines(["", words])
+        output.show_lines(["", words if copies else "no two files of rootfs have the same content"])
     if copies and top:
         output.show_table(
             ("WASTED", "EACH", "COPIES", "PATHS"),

@@ -288,6 +288,8 @@ def _unmount_by_helper(place: str, lazy: bool) -> None:
         raise MountBusyError(f"{place}: somebody is still using the mount")
     if "not found in" in complaint or "not mounted" in complaint:
         raise MountError(f"{place}: nothing is mounted here")
+    if "/etc/mtab" in complaint:
+        complaint = "fusermount3 needs /etc/mtab: as root, `ln -s /proc/self/mounts /etc/mtab`"
     raise MountError(f"{place}: cannot unmount: {complaint}")
 
 

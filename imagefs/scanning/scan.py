@@ -21,6 +21,7 @@ from imagefs.scanning.pools import Cluster, Pool, Processes, Task
 from imagefs.scanning.state import State
 from imagefs.scanning.worker import Question, Read
 from imagefs.source.opening import SourceRequest
+from imagefs.text import counted
 
 _IMAGES_TOGETHER = 16
 
@@ -52,7 +53,8 @@ class Scan:
             plan = self._planned()
             self.images = plan.images
             self._progress.phase(
-                f"reading {plan.layers} layers of {plan.images} images", plan.bytes
+                f"reading {counted(plan.layers, 'layer')} of {counted(plan.images, 'image')}",
+                plan.bytes,
             )
             yield from self._read(plan)
         finally:

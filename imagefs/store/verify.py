@@ -16,6 +16,7 @@ from imagefs.progress import Progress, Silent
 from imagefs.store.hashed_file import digest_of
 from imagefs.store.inventory import archive_stats, erofs_stats, layer_stats
 from imagefs.store.store import Store
+from imagefs.text import counted
 
 _WORKERS = 2
 _GONE = ""
@@ -39,7 +40,7 @@ def verify(
     """
     layers, archives = layer_stats(store), archive_stats(store)
     total = sum(status.st_size for group in (layers, archives) for status in group.values())
-    progress.phase(f"verifying {len(layers)} layers", total)
+    progress.phase(f"verifying {counted(len(layers), 'layer')}", total)
     suspects = [(name, store.layer_path(name), store.layer_path(name)) for name in sorted(layers)]
     suspects += [(name, store.archive_path(name), store.archive_path(name)) for name in archives]
     for name in store.ids():

@@ -19,6 +19,7 @@ from benchmarks import (
     report,
     running,
     scanning,
+    starting,
     transfers,
 )
 from benchmarks.contestants import Contestant, Programs, own_imagefs
@@ -36,6 +37,7 @@ SUITES: dict[str, tuple[str, Callable[[Plan], None]]] = {
     "pull": ("pull and first listing beside skopeo copy and podman pull", pulls.run),
     "look": ("ls, cat, export and diff without a mount beside find, tar and diff", looking.run),
     "waste": ("what makes an image big: layers, waste and report, once indexed", analysis.run),
+    "start": ("what commands take to start, and which imports", starting.run),
     "run": ("a command of a small image, beside podman run", running.run),
     "scan": (
         "a search of twenty images that share layers, beside the ways around it",

@@ -150,6 +150,30 @@ assert threading.active_count() == 1
     subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=True)
 
 
+def test_a_bar_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal is: what moved is shown, and the name cut."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+
+    def run(stream: io.TextIOWrapper) -> None:
+        with reporter(stream=stream) as report:
+            report.phase("fetching an image of a name that is long", 3_000_000_000)
+            report.advance(1_500_000_000)
+
+    drawn = on_a_terminal(run).partition("\x1b[?25h")[0]
+    assert "1.5 GB of 3.0 GB" in drawn
+    assert "\n" not in drawn.rstrip("\r\n")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_work_goes_on_where_nobody_can_be_told(quiet: bool) -> None:
+    """And whoever flushes the stream later, as those do who start processes, comes to no harm."""
+    with open("/dev/full", "w") as stream:
+        with reporter(quiet=quiet, stream=stream) as report:
+            work(report)
+        stream.flush()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "2 h")]
 )

@@ -116,11 +116,25 @@ def test_state_makes_the_next_run_short(user: User) -> None:
     """What was read is not read again, but by another pattern; the last line counts."""
     first = user.imagefs("scan", "--state", "state", "password", "a.tar")
     again = user.imagefs("scan", "--state", "state", "password", "a.tar", "b.tar.gz")
-    assert "1 layers read and 0 known" in first.err
-    assert "1 layers read and 1 known, 1 files, 27 bytes" in again.err
+    assert "1 layer read and 0 known" in first.err
+    assert "1 layer read and 1 known, 1 file, 27 bytes" in again.err
     assert set(lines(first.out)) < set(lines(again.out))
     other = user.imagefs("scan", "--state", "state", "hunter", "a.tar")
-    assert "1 layers read and 0 known" in other.err
+    assert "1 layer read and 0 known" in other.err
+
+
+@pytest.mark.parametrize(
+    ("around", "status"),
+    [('"$@" >/dev/full', 2), ('"$@" 2>/dev/full', 0), ('"$@" 2>&1 >/dev/null | head -n 0', 0)],
+    ids=["output is full", "errors are full", "nobody reads errors"],
+)
+def test_what_is_found_decides_not_who_is_told(user: User, around: str, status: int) -> None:
+    """1 says that nothing was found: never that something could not be said."""
+    words = user.command("scan", "password", "a.tar")
+    answer = user.run("bash", "-c", f"{around}; exit ${{PIPESTATUS[0]}}", "bash", *words)
+    assert answer.status == status, answer.err
+    if status == 2:
+        assert answer.err.endswith("imagefs: standard output: No space left on device\n")
 
 
 def test_sources_and_patterns_come_from_files(user: User) -> None:
@@ -145,9 +159,9 @@ def test_sources_and_patterns_come_from_files(user: User) -> None:
         (["-f", "nope", "a.tar"], 2, "nope: No such file or directory"),
         (["nothing like it", "a.tar"], 1, ""),
         (["password", "a.tar", "gone.tar"], 2, "gone.tar: there is no file gone.tar"),
-        (["-o", "no/such/dir", "x", "a.tar"], 1, "no/such/dir: No such file or directory"),
+        (["-o", "no/such/dir", "x", "a.tar"], 2, "no/such/dir: No such file or directory"),
         (["--dask", "tcp://127.0.0.1:9", "-j", "2", "x", "a.tar"], 2, "-j is for processes"),
-        (["--dask", "tcp://127.0.0.1:9", "x", "a.tar"], 1, "no Dask scheduler answers at"),
+        (["--dask", "tcp://127.0.0.1:9", "x", "a.tar"], 2, "no Dask scheduler answers at"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

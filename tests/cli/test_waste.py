@@ -215,14 +215,15 @@ def test_what_is_left_of_a_damaged_layer_is_counted(waste: Waste, folder: Path) 
     assert found["duplicates"] == []
 
 
+@pytest.mark.parametrize("columns", [80, 62])
 @pytest.mark.parametrize("command", ["layers", "waste"])
-def test_a_terminal_of_80_columns_cuts_only_the_last(tmp_path: Path, command: str) -> None:
-    """Every line fits, and shows all of each column but the step."""
+def test_a_narrow_terminal_cuts_only_the_last(tmp_path: Path, command: str, columns: int) -> None:
+    """Every line fits, and shows all of each column but the step; bars show where they fit."""
     wide = layer({"big": File(bytes(1 << 20)), **{f"d/{number}": "" for number in range(1000)}})
     archive = tmp_path / "app.tar"
     archive.write_bytes(docker_save(wide, layer({".wh.big": ""}), steps=("x" * 200, "y" * 200)))
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {**os.environ, "TERM": "dumb", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     env.pop("COLUMNS", None)
     with subprocess.Popen(
@@ -235,11 +236,12 @@ def test_a_terminal_of_80_columns_cuts_only_the_last(tmp_path: Path, command: st
         assert process.wait() == 0
     os.close(ours)
     lines = said.decode().splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= columns
     top = next(line for line in lines if line.startswith("00-"))
     assert len(top.split()[0]) == 15
     assert "1.0 MB" in top
     assert top.endswith("x…")
+    assert ("░" in top) == (columns == 80)
     assert all(name in lines[0] for name in ("DIRECTORY", "HIDDEN", "CREATED BY"))
 
 

@@ -691,7 +691,7 @@ def test_interrupted(home: Path, store: Store) -> None:
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=60)
         over.set()
-    assert (process.returncode, words.strip()) == (130, b"imagefs: interrupted")
+    assert (process.returncode, words) == (130, b"imagefs: interrupted\n")
     assert (store.layer_ids(), list(store.work_dir.iterdir())) == ([], [])
 
 
