@@ -42,10 +42,11 @@ from imagefs.tar import sparse as sparse_maps
 from imagefs.tar import stream as tar_stream
 from imagefs.tar.scan import Member, scan
 from imagefs.tar.stream import members
-from imagefs.vfs import engine_fs, links, view
+from imagefs.vfs import engine_fs, links, names
+from imagefs.vfs.chain import Chain
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from imagefs.vfs.merge import Place
-from imagefs.vfs.view import MergedView
+from imagefs.vfs.names import Names
 from tests.support import samples
 from tests.support.headers import END, GNU, content, file, header, long_name, record
 from tests.support.headers import pax as extended
@@ -218,20 +219,20 @@ def check_layer(data: bytes) -> None:
 def walk_bounded(fs: ImageFs) -> None:
     """Look at all there is where next to nothing is remembered, counted or followed.
 
-    What is remembered stays in its bound, and no view looks for more names of a file than it may.
+    What is remembered stays in its bound, and no more names of a file are looked for than may be.
     """
-    memory, visible = fs._memory, MergedView._visible
+    memory, visible = fs._memory, Names._visible
     memory._most = _REMEMBERED
 
-    def seen(self: MergedView, places: Iterable[Place]) -> Iterator[bool]:
-        names = list(places)
-        assert len(names) <= _COUNTED
-        return visible(self, names)
+    def seen(self: Names, top: Chain, places: Iterable[Place]) -> Iterator[bool]:
+        found = list(places)
+        assert len(found) <= _COUNTED
+        return visible(self, top, found)
 
     with (
-        mock.patch.object(view, "MAX_COUNTED", _COUNTED),
+        mock.patch.object(names, "MAX_COUNTED", _COUNTED),
         mock.patch.object(links, "MAX_STEPS", _COUNTED),
-        mock.patch.object(MergedView, "_visible", seen),
+        mock.patch.object(Names, "_visible", seen),
     ):
         walk(fs)
     shelves = memory._shelves
