@@ -1,5 +1,6 @@
 """`imagefs cache`: what it prints and asks of the store."""
 
+import os
 from dataclasses import asdict
 
 import click
@@ -28,7 +29,8 @@ def cache() -> None:
 @json_option
 def cache_list(as_json: bool) -> None:
     """List what is in the cache, what was used last coming first."""
-    found = inventory.contents(Store(), _mounted())
+    store = Store()
+    found = inventory.contents(store, _mounted(store))
     if as_json:
         output.show_json(asdict(found) | {"total_bytes": found.total_bytes})
         return
@@ -51,11 +53,12 @@ def cache_list(as_json: bool) -> None:
     output.show_lines([f"{layers}, {size_text(found.total_bytes)} in all, indexes included"])
 
 
-def _mounted() -> set[str]:
-    """Return what the kernel has mounted by itself: ids, and the names of metadata."""
+def _mounted(store: Store) -> set[str]:
+    """Return what of a store the kernel has mounted by itself: ids, and the names of metadata."""
     found: set[str] = set()
     for one in live.all_kept():
-        found |= {one.path.name, *one.ids()}
+        if os.path.samefile(one.path.parent, store.erofs_dir):
+            found |= {one.path.name, *one.ids()}
     return found
 
 
@@ -94,7 +97,7 @@ def cache_prune(keep_bytes: int | None, unused_for: float | None) -> None:
         keep_bytes=keep_bytes,
         unused_for=unused_for,
         index_path=lambda layer: index_cache.path_of(store.index_dir, index_cache.key_of(layer)),
-        mounted=_mounted(),
+        mounted=_mounted(store),
     )
     gone = f"{counted(len(pruned.images), 'image')} and {counted(len(pruned.layers), 'layer')}"
     output.show_lines([f"removed {gone}: {size_text(pruned.bytes)}"])

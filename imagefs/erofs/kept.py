@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 BITS = 9
 """Blocks of 512 bytes, as members of tars begin at multiples of that."""
-_VERSION = 2
+_WRITER = 2
+"""What the key holds of the code: other bytes for the same images make it another."""
+_VERSION = 1
+"""Of header and notes, by which mounts are known that an older imagefs has made."""
 _MAGIC = b"imagefs\x1b"
 # magic, version, key, length of the image, length of the notes, CRC-32 of both
 _HEADER = Struct("<8sI32sQII")
@@ -151,7 +154,7 @@ def key(images: Sequence[Named], view: str | None) -> bytes:
         )
         for directory, image in images
     ]
-    return hashlib.sha256(repr((_VERSION, view, said)).encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(repr((_WRITER, view, said)).encode("utf-8", "surrogatepass")).digest()
 
 
 def path_of(directory: Path, wanted: bytes) -> Path:

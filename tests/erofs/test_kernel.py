@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imagefs.erofs import kept, live
 from imagefs.erofs import mount as erofs_mount
 from imagefs.errors import HostError
 from imagefs.host import mountinfo
@@ -138,6 +139,37 @@ def test_layers_of_the_store(kernel: Kernel) -> None:
     kernel.does("cache", "prune")
     assert kernel.metadata() == []
     assert sorted(kernel.cache.glob("layers/sha256/*")) == []
+
+
+def test_another_cache_is_not_in_use(kernel: Kernel) -> None:
+    """What one cache has mounted is no matter of another that holds the same layers."""
+    big = layer({"f": File(os.urandom(3 << 20))})
+    archive = kernel.archive(gzip.compress(docker_save(*LAYERS, big), 1))
+    kernel.mount(archive)
+    used, kernel.cache = kernel.cache, kernel.folder / "other"
+    kernel.does("ls", archive)
+    listed = json.loads(kernel.does("cache", "list", "--json"))
+    assert listed["layers"]
+    assert not any(one["in_use"] for one in listed["layers"])
+    kernel.does("cache", "prune")
+    assert list(kernel.cache.glob("layers/sha256/*")) == []
+    assert list(used.glob("layers/sha256/*"))
+
+
+def test_mounts_of_an_older_imagefs_are_known(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer of other bytes makes its metadata anew; what the former one wrote is still ours."""
+    image = [kept.Named(b"", image_of(LAYERS, kernel.folder))]
+    before = kept.key(image, None)
+    kernel.mount(kernel.archive())
+    monkeypatch.setattr(kept, "_WRITER", kept._WRITER + 1)
+    assert kept.key(image, None) != before
+    mount = mountinfo.at(kernel.mountpoint)
+    assert mount is not None
+    found = live.of(mount)
+    assert found is not None
+    assert [found.path] == kernel.metadata()
 
 
 def test_every_image_of_an_archive(kernel: Kernel) -> None:
