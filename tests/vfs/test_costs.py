@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagefs.index.reader import Index
 from imagefs.vfs import image_fs as mount
-from imagefs.vfs import links, merge, nodeid, open_layer, runs
+from imagefs.vfs import images, links, merge, nodeid, open_layer, runs
 from imagefs.vfs.image_fs import ImageFs, image_fs
 from imagefs.vfs.memory import MOST_BYTES, SMALL, Memory, Shelf
 from imagefs.vfs.open_layer import SparseMap
@@ -237,7 +237,7 @@ def test_a_layer_that_comes_again_is_opened_once(tmp_path: Path, looks: Callable
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have next to nothing be remembered."""
-    monkeypatch.setattr(mount, "Memory", partial(Memory, 4 * SMALL))
+    monkeypatch.setattr(images, "Memory", partial(Memory, 4 * SMALL))
 
 
 @pytest.fixture
