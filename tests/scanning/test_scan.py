@@ -69,13 +69,14 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[int]]]:
     script = (
         "import asyncio, pathlib, sys\n"
         "from distributed import Scheduler, Worker\n"
+        "quiet = {'dashboard': False, 'dashboard_address': '127.0.0.1:0'}\n"
         "async def scheduler():\n"
-        "    async with Scheduler(host='127.0.0.1', port=0, dashboard=False) as one:\n"
+        "    async with Scheduler(host='127.0.0.1', port=0, **quiet) as one:\n"
         "        pathlib.Path(sys.argv[2] + '.part').write_text(one.address)\n"
         "        pathlib.Path(sys.argv[2] + '.part').rename(sys.argv[2])\n"
         "        await one.finished()\n"
         "async def worker():\n"
-        "    async with Worker(sys.argv[2], nthreads=1, dashboard=False) as one:\n"
+        "    async with Worker(sys.argv[2], nthreads=1, **quiet) as one:\n"
         "        await one.finished()\n"
         "asyncio.run({'scheduler': scheduler, 'worker': worker}[sys.argv[1]]())\n"
     )
@@ -125,7 +126,7 @@ def test_a_local_cluster_finds_the_same(images: Fleet, tmp_path: Path) -> None:
     local = LocalCluster(
         n_workers=2,
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         local_directory=str(tmp_path / "dask"),
     )
     with local, Client(local, set_as_default=False) as one:

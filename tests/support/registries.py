@@ -45,7 +45,11 @@ class RunningRegistry:
         skopeo = [need_tool("skopeo", "skopeo"), "--insecure-policy", "copy", "--quiet"]
         target = f"docker://{self.place}/{name}"
         command = [*skopeo, *options, "--dest-tls-verify=false", source, target]
-        done = subprocess.run(command, capture_output=True, check=False)
+        with tempfile.TemporaryDirectory() as nothing_known:
+            # Else it remembers in a cache of root's own how other tests pushed the same layers, and
+            # uses those, converting the image to what may have them.
+            mine = {"_CONTAINERS_ROOTLESS_UID": "1", "XDG_DATA_HOME": nothing_known}
+            done = subprocess.run(command, capture_output=True, check=False, env=os.environ | mine)
         assert done.returncode == 0, done.stderr.decode()
         return target
 
