@@ -28,6 +28,30 @@ _PAUSE = 10_000_000
 """Nanoseconds for which we then sleep at once: a sleeper that is woken has precedence over them."""
 
 
+class Vigil:
+    """How long who answers stays awake while nobody asks."""
+
+    def __init__(self) -> None:
+        self._crowded_until = 0
+        # Where there is one processor only, who looks keeps the asker from asking.
+        self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
+
+    def go_on(self, since: int) -> int:
+        """Let others have the processor, and return since when nobody asks, or 0: go to sleep.
+
+        `since` is what it returned before, 0 if there was a request meanwhile.
+        """
+        now = time.monotonic_ns()
+        since = since or now
+        if now - since >= self._awake or now < self._crowded_until:
+            return 0
+        os.sched_yield()
+        back = time.monotonic_ns()
+        if back - now > _ELSEWHERE:
+            self._crowded_until = back + _PAUSE
+        return since
+
+
 class Requests:
     """The requests of one mount, in the order they come.
 
@@ -44,9 +68,7 @@ class Requests:
         self._sleep.register(stop.fd, select.POLLIN)
         self._look = select.poll()
         self._look.register(device, select.POLLIN)
-        self._crowded_until = 0
-        # Where there is one processor only, who looks keeps the asker from asking.
-        self._awake = _AWAKE if len(os.sched_getaffinity(0)) > 1 else 0
+        self._vigil = Vigil()
 
     def waiting(self) -> bool:
         """Tell whether there is a request; also while another thread is in `next`."""
@@ -72,13 +94,7 @@ class Requests:
         """Wait a moment, or until there is a request; return since when there is none, or 0."""
         if self._prepare():
             return 0
-        now = time.monotonic_ns()
-        since = since or now
-        if now - since >= self._awake or now < self._crowded_until:
+        since = self._vigil.go_on(since)
+        if not since:
             self._sleep.poll()
-            return 0
-        os.sched_yield()
-        back = time.monotonic_ns()
-        if back - now > _ELSEWHERE:
-            self._crowded_until = back + _PAUSE
         return since

@@ -56,7 +56,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "fuse_remove_signal_handlers": (None, _SESSION),
     "fuse_session_exit": (None, _SESSION),
     "fuse_session_exited": (_INT, _SESSION),
-    "fuse_session_loop": (_INT, _SESSION),
     "fuse_session_loop_mt": (_INT, _SESSION, _POINTER),
     "fuse_session_destroy": (None, _SESSION),
 }
@@ -65,6 +64,9 @@ _FUNCTIONS_2: dict[str, tuple[Any, ...]] = {
     "fuse_unmount": (None, _BYTES, _POINTER),
     "fuse_chan_fd": (_INT, _POINTER),
     "fuse_lowlevel_new": (_SESSION, _POINTER, _POINTER, _SIZE, _POINTER),
+    "fuse_chan_bufsize": (_SIZE, _POINTER),
+    "fuse_session_receive_buf": (_INT, _SESSION, _POINTER, _POINTER),
+    "fuse_session_process_buf": (None, _SESSION, _POINTER, _POINTER),
     "fuse_session_add_chan": (None, _SESSION, _POINTER),
     "fuse_session_remove_chan": (None, _POINTER),
 }
@@ -73,6 +75,9 @@ _FUNCTIONS_3: dict[str, tuple[Any, ...]] = {
     "fuse_session_mount": (_INT, _SESSION, _BYTES),
     "fuse_session_unmount": (None, _SESSION),
     "fuse_session_fd": (_INT, _SESSION),
+    "free": (None, _POINTER),
+    "fuse_session_receive_buf": (_INT, _SESSION, _POINTER),
+    "fuse_session_process_buf": (None, _SESSION, _POINTER),
 }
 _FUNCTIONS_LATER: dict[tuple[int, int], dict[str, tuple[Any, ...]]] = {
     (3, 8): {"fuse_reply_lseek": (_INT, _REQUEST, _OFFSET)},

@@ -5,9 +5,13 @@ nothing of what is asked and answered.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
+import errno
+import select
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from imagefs.fuse.device import Vigil
 from imagefs.fuse.libfuse_library import Library
 
 _NAMES = (
@@ -60,6 +64,19 @@ class _LoopConfig(ctypes.Structure):
     """Struct fuse_loop_config, as it was before libfuse 3.12."""
 
     _fields_ = (("clone_fd", ctypes.c_int), ("max_idle_threads", ctypes.c_uint))
+
+
+class _Buffer(ctypes.Structure):
+    """Struct fuse_buf; what follows in later versions is to be zero."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("mem", ctypes.c_void_p),
+        ("fd", ctypes.c_int),
+        ("pos", ctypes.c_int64),
+        ("later", ctypes.c_uint64 * 8),
+    )
 
 
 class LibfuseSession:
@@ -120,9 +137,63 @@ class LibfuseSession:
         try:
             if in_threads:
                 return self._loop_in_threads()
-            return int(self._functions.fuse_session_loop(self._session))
+            return self._loop()
         finally:
             self._functions.fuse_remove_signal_handlers(self._session)
+
+    def _loop(self) -> int:
+        """Answer as fuse_session_loop does, which would go to sleep between any two requests."""
+        ended, session, vigil = self._functions.fuse_session_exited, self._session, Vigil()
+        look = select.poll()
+        look.register(self.device(), select.POLLIN)
+        is_asked = look.poll
+        since = length = 0
+        with self._taker() as take:
+            while not ended(session):
+                if not is_asked(0):
+                    since = vigil.go_on(since)
+                    if since:
+                        continue
+                since = 0
+                # Here it sleeps, if need be: a signal ends that, as poll(2) in Python would not be.
+                length = take()
+                if length <= 0 and length != -errno.EINTR:
+                    break
+        return min(length, 0)
+
+    @contextmanager
+    def _taker(self) -> Iterator[Callable[[], int]]:
+        """Give what takes a request and has it answered; it returns what receive_buf returned."""
+        functions, session, buffer = self._functions, self._session, _Buffer()
+        receive, process = functions.fuse_session_receive_buf, functions.fuse_session_process_buf
+        where = ctypes.byref(buffer)
+
+        def take_3() -> int:
+            length: int = receive(session, where)
+            if length > 0:
+                process(session, where)
+            return length
+
+        if self._library.is_3:
+            try:
+                yield take_3
+            finally:
+                # libfuse took it at the first request.
+                functions.free(buffer.mem)
+            return
+        channel = ctypes.c_void_p(self._channel)
+        size = functions.fuse_chan_bufsize(channel)
+        memory = ctypes.create_string_buffer(size)
+        buffer.mem = ctypes.addressof(memory)
+
+        def take_2() -> int:
+            buffer.size, buffer.flags = size, 0
+            length: int = receive(session, where, ctypes.byref(channel))
+            if length > 0:
+                process(session, where, channel)
+            return length
+
+        yield take_2
 
     def _loop_in_threads(self) -> int:
         loop = self._functions.fuse_session_loop_mt
