@@ -14,7 +14,7 @@ mpl.use("Agg")
 from matplotlib import pyplot
 
 _OTHERS = ("#8da0cb", "#66c2a5", "#a6d854", "#b3b3b3", "#e5c494", "#ffd92f", "#e78ac3", "#7570b3")
-_OURS = ("#d73027", "#fc8d59")
+_OURS = ("#d73027", "#fc8d59", "#7f0000")
 
 
 def draw(about: dict[str, Any], picture: Path) -> None:
@@ -22,7 +22,7 @@ def draw(about: dict[str, Any], picture: Path) -> None:
     rows = about["rows"]
     names = [name for name in about["order"] if any(name in row for row in rows.values())]
     colours = _colours(names, about["ours"])
-    figure, axes = pyplot.subplots(figsize=(10, 0.32 * len(rows) * (len(names) + 1) / 2 + 1))
+    figure, axes = pyplot.subplots(figsize=(10, 1.1 * len(rows) + 1))
     height = 0.86 / len(names)
     for at, name in enumerate(names):
         places = [row + at * height for row, values in enumerate(rows.values()) if name in values]
