@@ -3,6 +3,7 @@
 import socket
 import ssl
 import struct
+from typing import BinaryIO
 
 import pytest
 
@@ -104,18 +105,30 @@ class _ClosesIdle(ScriptedServer):
         super().__init__(listener)
 
     def answer_to(self, connection: socket.socket) -> None:
-        for answers in (self._left > 0, False):
-            head = connection.recv(65536)
-            if not head:
-                return
-            self.asked.append(head.split()[0].decode())
-            if not answers:
-                break
-            self._left -= 1
-            body = b"" if head.startswith(b"HEAD") else b"ok"
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
+        with connection.makefile("rb") as stream:
+            for answers in (self._left > 0, False):
+                method = _request(stream)
+                if not method:
+                    return
+                self.asked.append(method)
+                if not answers:
+                    break
+                self._left -= 1
+                body = b"" if method == "HEAD" else b"ok"
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
         if self._reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _request(stream: BinaryIO) -> str:
+    """Take a request in whole, which may come in parts; return its method, nothing at the end."""
+    method = stream.readline().partition(b" ")[0].decode()
+    length = 0
+    while line := stream.readline().strip().lower():
+        name, _, value = line.partition(b":")
+        length = int(value) if name == b"content-length" else length
+    stream.read(length)
+    return method
 
 
 @pytest.mark.parametrize("reset", [False, True])
