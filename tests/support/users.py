@@ -7,6 +7,7 @@ of the machine itself is changed for them.
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -161,9 +162,11 @@ def others(*uids: int) -> Iterator[tuple[User, ...]]:
             pytest.fail(holder.stderr.read().decode())
         yield tuple(_other(uid, world, holder.pid) for uid in uids)
     finally:
-        _end_daemons(world)
-        holder.communicate()
-        shutil.rmtree(world)
+        try:
+            _end_daemons(world)
+        finally:
+            holder.communicate()
+            shutil.rmtree(world)
 
 
 def _other(uid: int, world: Path, holder: int) -> User:
@@ -189,8 +192,17 @@ def _environment(home: Path, path: Sequence[Path]) -> dict[str, str]:
 
 
 def _end_daemons(world: Path) -> None:
-    """End the daemons that users have left; their mounts and their namespace go with them."""
+    """End the daemons that users have left, and wait for them: they still tidy up their cache.
+
+    Their mounts and their namespace go with them.
+    """
+    ending = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"HOME={world}".encode() in (process / "environ").read_bytes():
-                os.kill(int(process.name), signal.SIGTERM)
+                ending.append(os.pidfd_open(int(process.name)))
+                signal.pidfd_send_signal(ending[-1], signal.SIGTERM)
+    late = [one for one in ending if not select.select([one], [], [], _WITHIN)[0]]
+    for descriptor in ending:
+        os.close(descriptor)
+    assert not late, "daemons go on after SIGTERM"
