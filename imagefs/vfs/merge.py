@@ -94,7 +94,7 @@ class Listing(NamedTuple, Generic[L]):
     """A directory's visible entries, sorted by name.
 
     `stacks` has the places of each directory among them, as level and row, and `described` the
-    rows that describe those which their topmost layer only implies.
+    rows that describe those which their topmost layer only implies: its own if none does.
     """
 
     entries: list[Visible]
@@ -222,6 +222,7 @@ def _merged(parts: Iterable[tuple[L, list[Visible], Iterable[bytes]]]) -> Listin
                 if is_directory:
                     stacks[name] = [(level, at)]
                 if flags & rows.IMPLIED:
+                    described[name] = row
                     undescribed.add(name)
             elif is_directory and name in stacks:
                 if name not in closed:
