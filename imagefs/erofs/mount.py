@@ -17,9 +17,6 @@ from imagefs.errors import HostError, MountError
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 
-READ_AHEAD = 1 << 20
-"""Bytes that the kernel reads ahead; by itself it takes 128 KiB, for which large reads pay."""
-
 # <linux/mount.h> and <asm-generic/unistd.h>, Linux 5.2
 _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 429, 430, 431, 432
 _CLOEXEC = 1
@@ -39,7 +36,6 @@ _ATTRIBUTES = {
 LOST = Path("/proc/self/oom_score_adj")
 """A file that the kernel opens but cannot read for itself, as it has no read_iter: whatever is to
 come from there is EIO."""
-_BDI = Path("/sys/class/bdi")
 _NO_FILES = {errno.ENOTBLK, errno.EINVAL}
 
 
@@ -70,7 +66,6 @@ def mount(
     in it is lost. `flags` are among KERNEL_FLAGS. Raises MountError.
     """
     paths = [os.fspath(mountinfo.anchor(fd)) for fd in devices]
-    before = set(_readaheads())
     try:
         try:
             mounted = _mounted(os.fspath(image), [*paths, *([str(LOST)] * loses)], flags)
@@ -91,7 +86,6 @@ def mount(
     found = point.mounted()
     if found is None:
         raise MountError(f"{point.path}: it was moved, or mounted on, while it was mounted on")
-    _read_far_ahead(found.device, set(_readaheads()) - before)
     return found
 
 
@@ -169,17 +163,3 @@ def _call(number: int, *args: int | bytes | None) -> int:
         failure = ctypes.get_errno()
         raise OSError(failure, os.strerror(failure))
     return result
-
-
-def _readaheads() -> list[str]:
-    try:
-        return [name for name in os.listdir(_BDI) if name.startswith(f"{FSTYPE}-")]
-    except OSError:
-        return []
-
-
-def _read_far_ahead(device: str, new: set[str]) -> None:
-    """Have the kernel read far ahead; `new` are what may be the mount's own."""
-    for name in [device] if (_BDI / device).exists() else new:
-        with contextlib.suppress(OSError):
-            (_BDI / name / "read_ahead_kb").write_text(f"{READ_AHEAD >> 10}\n")

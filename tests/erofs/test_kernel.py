@@ -389,15 +389,6 @@ def test_odd_pieces_are_copied(kernel: Kernel) -> None:
         assert (root / "f").read_bytes() == expected
 
 
-def test_reading_ahead_is_set(kernel: Kernel) -> None:
-    """The kernel reads a mount as far ahead as FUSE's."""
-    before = {path.name for path in Path("/sys/class/bdi").glob("erofs-*")}
-    kernel.mount(kernel.archive())
-    new = {path.name for path in Path("/sys/class/bdi").glob("erofs-*")} - before
-    far = f"{erofs_mount.READ_AHEAD >> 10}\n"
-    assert far in [Path(f"/sys/class/bdi/{name}/read_ahead_kb").read_text() for name in new]
-
-
 def test_a_place_that_is_taken(kernel: Kernel) -> None:
     """Two mounts on one directory are refused as by any driver."""
     kernel.mount(kernel.archive())
