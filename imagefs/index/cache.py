@@ -132,7 +132,7 @@ def ensure(layers: Sequence[Layer], index_dir: Path, packed: int | None = None) 
 
 
 def _build_task(task: int, layer: Layer, index_dir: Path) -> None:
-    tally = workers.Tally.here
+    tally = workers.own_tally()
     build(layer, index_dir, count=partial(tally.count, task) if tally else None)
 
 

@@ -5,8 +5,9 @@ across. Knows nothing of layers.
 """
 
 import os
+import threading
 from mmap import mmap
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.host import processes
@@ -34,9 +35,6 @@ class Tally:
     common that were forked when it was there.
     """
 
-    here: ClassVar["Tally | None"] = None
-    """That of this process, if it is a worker's."""
-
     def __init__(self, tasks: int, most: int, packed: int) -> None:
         self._most, self._packed = most, packed
         self._counts = memoryview(mmap(-1, 8 * tasks)).cast("Q")
@@ -51,25 +49,38 @@ class Tally:
             )
 
 
+class _Here(threading.local):
+    tally: Tally | None = None
+
+
+_here = _Here()
+
+
+def own_tally() -> Tally | None:
+    """Return what the worker that asks counts for, if it counts."""
+    return _here.tally
+
+
 def _begin(parent: int, tally: Tally | None) -> None:
     processes.end_with(parent)
     _count_for(tally)
 
 
 def _count_for(tally: Tally | None) -> None:
-    Tally.here = tally
+    _here.tally = tally
 
 
 def executor(count: int, tally: Tally | None = None) -> "Executor":
     """Return that many processes, which end with this one: outliving it they held its locks.
 
-    A daemon of multiprocessing's, as workers of others are, may have none: a thread must do.
+    A thread must do for a daemon of multiprocessing's, as workers of others are, which may have no
+    processes, and for a program that has threads, whose locks a fork would find held for good.
     Raises HostError where the machine has no place for semaphores.
     """
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
     from multiprocessing import current_process, get_context  # noqa: PLC0415
 
-    if current_process().daemon:
+    if current_process().daemon or threading.active_count() > 1:
         return ThreadPoolExecutor(1, initializer=_count_for, initargs=(tally,))
     _check_room(count)
     try:
@@ -89,8 +100,6 @@ def _check_room(count: int) -> None:
 
     It takes them in a thread of its own, whose failure its caller would wait for without end.
     """
-    import threading  # noqa: PLC0415
-
     enough = threading.Event()
     threads: list[threading.Thread] = []
     descriptors: list[int] = []

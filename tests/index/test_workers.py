@@ -1,8 +1,10 @@
 """Layers indexed side by side: what memory their trees take, and what is known."""
 
 import lzma
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ from imagefs.host.memory import BUDGET, Share
 from imagefs.image.model import Blob, Layer
 from imagefs.index import build as index_build
 from imagefs.index import cache as index_cache
+from imagefs.index import workers
 from imagefs.index.cache import Indexer
 from imagefs.store.store import Store
 from tests.support import samples, users
@@ -82,6 +85,42 @@ def test_a_tree_that_grows_takes_from_the_budget_of_all(tmp_path: Path) -> None:
         assert not done.wait(1)
     assert done.wait(60)
     thread.join()
+
+
+# Programs that have threads
+
+
+@pytest.fixture
+def beside_a_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be a program with a thread, and fail where it is forked."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked beside a thread"))
+    yield
+    ended.set()
+    thread.join()
+
+
+def test_a_program_with_threads_is_not_forked(beside_a_thread: None, tmp_path: Path) -> None:
+    """A lock that another thread holds would be held in the fork for good."""
+    path = tmp_path / "app.tar"
+    path.write_bytes(docker_save(layer({"a": "1"}), layer({"b": "2"})))
+    store = Store(tmp_path / "cache")
+    image = opened(path, store)
+    index_cache.ensure(image.layers, store.index_dir, path.stat().st_size)
+    assert not index_cache.missing(image.layers, store.index_dir)
+
+
+def test_threads_count_each_for_their_own_image(beside_a_thread: None) -> None:
+    """Images that are indexed at the same time do not count for each other."""
+    tallies = [workers.Tally(1, 1, 1) for _ in range(2)]
+    with ExitStack() as stack:
+        pools = [stack.enter_context(workers.executor(1, tally)) for tally in tallies]
+        for _ in range(2):
+            counted = [pool.submit(workers.own_tally).result() for pool in pools]
+            assert counted == tallies
+    assert workers.own_tally() is None
 
 
 # Refusals
