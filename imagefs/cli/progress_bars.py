@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from imagefs.host import processes
 from imagefs.progress import Progress, Silent, say
 from imagefs.text import duration_text, printable, size_text
 
@@ -199,6 +200,7 @@ class _Drawing:
         """Draw from now on."""
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, name="imagefs-bar", daemon=True)
+        processes.RESTING.add(self._thread)
         self._thread.start()
 
     def rest(self) -> None:

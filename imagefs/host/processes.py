@@ -1,4 +1,5 @@
-"""Processes: helpers that end with the one they help, and how to tell that one is about to end.
+"""Processes: when there may be helpers, that these end with the one they help, and how to tell that
+one is about to end.
 
 Knows nothing of what they do.
 """
@@ -7,6 +8,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from threading import Thread
+
+RESTING: "WeakSet[Thread]" = WeakSet()
+"""Threads that hold nothing while the process forks, as they have ended by then."""
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -54,6 +63,14 @@ def _pending(pattern: str) -> int:
         fields = dict(line.split(":", 1) for line in text.splitlines())
         found |= int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
     return found if texts else -1
+
+
+def may_fork() -> bool:
+    """Tell whether a fork finds no lock held for good: no other thread is there that takes any."""
+    import threading  # noqa: PLC0415
+
+    here = threading.current_thread()
+    return all(one is here or one in RESTING for one in threading.enumerate())
 
 
 def end_with(parent: int) -> None:

@@ -80,7 +80,7 @@ def executor(count: int, tally: Tally | None = None) -> "Executor":
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: PLC0415
     from multiprocessing import current_process, get_context  # noqa: PLC0415
 
-    if current_process().daemon or threading.active_count() > 1:
+    if current_process().daemon or not processes.may_fork():
         return ThreadPoolExecutor(1, initializer=_count_for, initargs=(tally,))
     _check_room(count)
     try:

@@ -129,11 +129,13 @@ import os, pty, threading
 seen = []
 os.register_at_fork(before=lambda: seen.append(threading.active_count()))
 from imagefs.cli.progress_bars import reporter
+from imagefs.host.processes import may_fork
 ours, theirs = pty.openpty()
 with open(theirs, "w") as stream, reporter(stream=stream) as report:
     report.phase("indexing")
     for _ in range(3):
         assert threading.active_count() == 2
+        assert may_fork()
         child = os.fork()
         if child == 0:
             os._exit(0)
