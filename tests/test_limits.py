@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from imagefs.cli.main import cli
+from imagefs.index import fold, rows
+from imagefs.vfs import nodeid
 from tests.support.limits import LIMITS, size
 
 README = (Path(__file__).parent / "README.md").read_text()
@@ -41,3 +43,8 @@ def test_sizes_are_exact() -> None:
         "5 MiB",
         "4,096 bytes",
     ]
+
+
+def test_rows_have_numbers() -> None:
+    """A node id tells all rows apart that a layer's members and implied directories can make."""
+    assert 1 + fold.MAX_MEMBERS + fold.MAX_IMPLIED <= rows.MAX_ROWS == nodeid.MAX_ROWS

@@ -38,6 +38,8 @@ def read(files: Files, manifest: bytes) -> ArchiveContents:
         for other in others.get(entry_of.get(image.id, -1), ()):
             if other.platform != image.platform:
                 found.append(replace(other, entry=image.entry, names=image.names))
+        # Each may have all of an index's platforms: both lists are bounded, their product is not.
+        members.bounded(files, len(found))
     return ArchiveContents(files.place, producer.of_docker_archive(files, manifest), tuple(found))
 
 

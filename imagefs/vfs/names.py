@@ -19,7 +19,8 @@ from imagefs.vfs.memory import SMALL
 from imagefs.vfs.merge import Place
 
 MAX_COUNTED = 65_000
-"""Most names of one file that are counted for each view, as many as ext4 lets a file have."""
+"""Most names of one file of which each snapshot counts those alone that show, as many as ext4 lets
+a file have. From the layer on that brings more, all are counted, hidden or not."""
 _SHIFT = 32
 _KEY = SMALL + 64
 

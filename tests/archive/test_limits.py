@@ -49,6 +49,22 @@ def nested(manifests: int, padding: int) -> Layout:
     }
 
 
+def crossing(entries: int) -> Layout:
+    """Return a docker-archive whose images are all one entry of its index, with many platforms."""
+    configs = [dumped({"rootfs": {"diff_ids": []}, "number": number}) for number in range(2)]
+    manifests = [dumped({"config": {"digest": samples.digest(one)}}) for one in configs]
+    first, other = ({"digest": samples.digest(one)} for one in manifests)
+    platforms = [{**other, "platform": {"os": f"os{number}"}} for number in range(entries)]
+    index = dumped({"manifests": [first, *platforms]})
+    named = {f"blobs/sha256/{samples.hexdigest(one)}": one for one in (*configs, *manifests, index)}
+    entry = {"Config": f"blobs/sha256/{samples.hexdigest(configs[0])}", "Layers": []}
+    return {
+        **named,
+        "index.json": dumped({"manifests": [{"digest": samples.digest(index)}]}),
+        "manifest.json": dumped([entry] * entries),
+    }
+
+
 def legacy(below: int, tags: int) -> Layout:
     """Return an archive of Docker before 1.10 with many images upon one chain of layers."""
     ids = [f"{number:064x}" for number in range(below + tags)]
@@ -76,6 +92,10 @@ LIMITS: dict[str, tuple[Callable[[], Layout], str]] = {
     "images by the hundred thousands": (
         lambda: docker(20_000),
         f"lists 20000 images; {members.MAX_IMAGES} are read",
+    ),
+    "images times platforms": (
+        lambda: crossing(5000),
+        f"images; {members.MAX_IMAGES} are read",
     ),
     "more JSON than is read at once": (
         lambda: docker(200_000),

@@ -1,10 +1,15 @@
-"""The targets: what is fed, what must hold, and from which inputs to set out."""
+"""The targets: what is fed, what must hold, and from which inputs to set out.
+
+Bounds are lowered where inputs are too small to reach them, here and in `bounds.py`.
+"""
 
 import atexit
 import bz2
 import contextlib
 import copy
+import errno
 import functools
+import io
 import json
 import logging
 import lzma
@@ -12,17 +17,28 @@ import shutil
 import struct
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import requests
+
 from imagefs.archive import compression, spool, windows
 from imagefs.archive.model import IngestContext
-from imagefs.engine import export
-from imagefs.engine.api import ListedImage
-from imagefs.errors import CorruptArchive, EngineError, HostError, ImagefsError, UsageError
+from imagefs.engine import export, fetch
+from imagefs.engine.api import EngineImage, ListedImage
+from imagefs.errors import (
+    CorruptArchive,
+    EngineError,
+    HostError,
+    ImagefsError,
+    RegistryError,
+    UsageError,
+)
+from imagefs.filesystem import ROOT_ID
 from imagefs.fuse.session import Session
 from imagefs.image import reference
 from imagefs.image.model import Blob, Image, Layer
@@ -31,7 +47,7 @@ from imagefs.index import cache as index_cache
 from imagefs.index import fold, records, rows, workers
 from imagefs.index.reader import Index
 from imagefs.progress import Silent
-from imagefs.registry import challenge
+from imagefs.registry import answers, challenge, manifests
 from imagefs.registry.api import Blob as RemoteBlob
 from imagefs.registry.api import Registry
 from imagefs.registry.manifests import Finder
@@ -42,11 +58,9 @@ from imagefs.tar import sparse as sparse_maps
 from imagefs.tar import stream as tar_stream
 from imagefs.tar.scan import Member, scan
 from imagefs.tar.stream import members
-from imagefs.vfs import engine_fs, links, names
-from imagefs.vfs.chain import Chain
+from imagefs.vfs import engine_fs
 from imagefs.vfs.image_fs import ImageFs, image_fs
-from imagefs.vfs.merge import Place
-from imagefs.vfs.names import Names
+from tests.fuzz import beyond, bounds
 from tests.support import samples
 from tests.support.headers import END, GNU, content, file, header, long_name, record
 from tests.support.headers import pax as extended
@@ -69,12 +83,16 @@ _NAMES = 3 * _FOLDED - 300
 """So many names may it and another one have together."""
 _ATTRIBUTES = 16 << 10
 """So many bytes may its targets and attributes have."""
-_REMEMBERED, _COUNTED = 600, 2
-"""So many bytes may a mount remember here, and so many names of a file does each view count."""
-_PADDING = 4096
-"""So many bytes may follow the end of a tar that arrives, or leave nothing of what does."""
+_REMEMBERED = 600
+"""So many bytes may a mount remember here."""
+_ATTRIBUTE, _ATTRIBUTE_NAME, _ATTRIBUTE_NAMES = 100, 50, 60
+"""So many bytes may an extended attribute have, its name, and the names of all of a file."""
+_PADDING, _IDLE = 4096, 8192
+"""So many bytes may follow the end of a tar that arrives, and so many of it may leave nothing."""
 _DIRECTORIES = 8
 """So many directories may the names of an engine's images make up, about."""
+_ANSWER = 2000
+"""So many bytes may a small answer of a registry have."""
 _UNTOLD = 128 << 10
 """Bytes that a tree may take unsaid: for its beginning, for members in turn, for paths it knows."""
 _SMALL = samples.SampleImage((samples.TOP,))
@@ -97,11 +115,15 @@ def folder() -> Path:
 
 
 def repaired(data: bytes) -> bytes:
-    """Return the bytes with the checksum put right of each block that looks like a header."""
+    """Return the bytes with the checksum put right of each block that looks like a header.
+
+    It has a number where the checksum is, unlike JSON.
+    """
     tar = bytearray(data)
     for at in range(0, len(tar) - tar_header.BLOCK + 1, tar_header.BLOCK):
         block = tar[at : at + tar_header.BLOCK]
-        if block[156] in _KINDS and block[:1] != b"\0":
+        number = not block[148:156].strip(b"01234567 \0")
+        if number and block[156] in _KINDS and block[:1] != b"\0":
             block[148:156] = b" " * 8
             tar[at + 148 : at + 156] = b"%06o\0 " % sum(block)
     return bytes(tar)
@@ -178,9 +200,12 @@ def tar_seeds() -> list[bytes]:
         + END,
         extended([(b"uid", b"1"), (b"comment", b"c")], b"g") + file(b"f") + END,
         extended(sparse) + file(b"f", b"x" * 7) + END,
+        (extended(sparse) + file(b"f", b"x" * 7)) * _RUNS + END,
         extended(version_1) + file(b"f", b"1\n100\n3\n".ljust(512, b"\0") + b"abc") + END,
         header(b"f", b"S", size=7, magic=GNU, tail=tail) + content(b"x" * 7) + END,
         header(b"c", b"3", device=(1, 3)) + header(b"d", b"5", mtime=-1, uid=1 << 21) + END,
+        long_name(b"p/" * 2100) + header(b"n", magic=GNU) + END,
+        long_name(b"t/" * 2100, b"K") + header(b"n", b"2", magic=GNU) + END,
     ]
 
 
@@ -196,48 +221,58 @@ def fold_seeds() -> list[bytes]:
 
 
 def check_layer(data: bytes) -> None:
-    """A layer on top of another is shown whole, in every view, or refused as CorruptArchive."""
-    tar = repaired(data)
-    path = folder() / "layer.tar"
-    path.write_bytes(tar)
-    upper = Layer("sha256:upper", Blob(path, 0, len(tar)))
-    try:
-        index_cache.build(upper, folder())
-    except CorruptArchive as error:
-        clear(error)
-        return
-    fs = image_fs(Image("sha256:0", (), b"", b"", (lower_layer(), upper)), folder())
-    try:
-        if len(data) % 2:
-            walk_bounded(fs)
-        else:
-            walk(fs)
-    finally:
-        index_cache.path_of(folder(), index_cache.key_of(upper)).unlink()
+    """A layer on top of another is shown whole, in every view, or refused as CorruptArchive.
+
+    An odd number of bytes is shown where next to nothing is remembered, counted or followed.
+    """
+    low = bool(len(data) % 2)
+    with bounds.of_mounts() if low else contextlib.nullcontext():
+        tar = repaired(data)
+        path = folder() / "layer.tar"
+        path.write_bytes(tar)
+        upper = Layer("sha256:upper", Blob(path, 0, len(tar)))
+        try:
+            index_cache.build(upper, folder())
+        except CorruptArchive as error:
+            clear(error)
+            return
+        try:
+            fs = image_fs(Image("sha256:0", (), b"", b"", (lower_layer(), upper)), folder())
+            if low:
+                bounds.check_index(index_cache.open_index(upper, folder()))
+                walk_bounded(fs)
+            else:
+                walk(fs)
+        finally:
+            index_cache.path_of(folder(), index_cache.key_of(upper)).unlink()
 
 
 def walk_bounded(fs: ImageFs) -> None:
-    """Look at all there is where next to nothing is remembered, counted or followed.
-
-    What is remembered stays in its bound, and no more names of a file are looked for than may be.
-    """
-    memory, visible = fs._memory, Names._visible
+    """Look at all there is; what is remembered stays in its bound."""
+    memory = fs._memory
     memory._most = _REMEMBERED
-
-    def seen(self: Names, top: Chain, places: Iterable[Place]) -> Iterator[bool]:
-        found = list(places)
-        assert len(found) <= _COUNTED
-        return visible(self, top, found)
-
-    with (
-        mock.patch.object(names, "MAX_COUNTED", _COUNTED),
-        mock.patch.object(links, "MAX_STEPS", _COUNTED),
-        mock.patch.object(Names, "_visible", seen),
-    ):
-        walk(fs)
+    walk(fs)
+    bounds.check_nodes(fs, ROOT_ID, bounds.VIEWS, 2)
     shelves = memory._shelves
     assert memory.weight == sum(shelf.weight for shelf in shelves)
     assert memory.weight <= _REMEMBERED or sum(len(shelf.known) for shelf in shelves) == 1
+
+
+def layer_seeds() -> list[bytes]:
+    names = [b"%d" % number + b"n" * 249 for number in range(3)]
+    numbered = [b"h%d" % number for number in range(20)]
+    rows_beyond = bounds.ENTRIES + bounds.IMPLIED + 1
+    costly = [
+        *(long_name(b"n" * 300 + rest) + header(b"n", magic=GNU) + END for rest in (b"", b"/f")),
+        b"".join(long_name(name) + header(b"n", magic=GNU) for name in names) + END,
+        b"".join(header(name, b"1", linkname=b"d/f") for name in numbered) + END,
+        file(b"a") + b"".join(header(name, b"1", linkname=b"a") for name in numbered) + END,
+        header(b"h", b"1", linkname=b"f/g") + header(b"i", b"1", linkname=b"r/g") + END,
+        b"".join(header(b"%d" % number) for number in range(rows_beyond)) + END,
+        header(b"d/" * rows_beyond + b"f") + END,
+    ]
+    # Low bounds go first: without them, what leads on and on does so for long.
+    return [seed + bytes(odd) for seed in tar_seeds() + costly for odd in (1, 0)]
 
 
 def check_fold(data: bytes) -> None:
@@ -264,7 +299,7 @@ def check_fold(data: bytes) -> None:
         told.append((names, memory))
         tally.count(0, names)
 
-    bounds: dict[str, Any] = {
+    lowered: dict[str, Any] = {
         "MAX_MEMBERS": _FOLDED,
         "MAX_IMPLIED": _FOLDED,
         "MAX_FOLLOWED": _STEPS,
@@ -276,7 +311,7 @@ def check_fold(data: bytes) -> None:
     try:
         before = tracemalloc.get_traced_memory()[0]
         with (
-            mock.patch.multiple(fold, **bounds),
+            mock.patch.multiple(fold, **lowered),
             mock.patch.object(records, "MAX_ATTRIBUTES", _ATTRIBUTES),
         ):
             tree.add(
@@ -314,7 +349,8 @@ class _Walked(fold.Fold):
 @functools.cache
 def lower_layer() -> Layer:
     path = folder() / "lower.tar"
-    path.write_bytes(layer({"d/f": "lower", "d/g": "", "l/f": "", "p/q": "", "f": Sym("d")}))
+    files = {"d/f": "lower", "d/g": "", "l/f": "", "p/q": ""}
+    path.write_bytes(layer({**files, "f": Sym("d"), "r": Sym("r")}))
     lower = Layer("sha256:lower", Blob(path, 0, path.stat().st_size))
     index_cache.build(lower, folder())
     return lower
@@ -325,7 +361,15 @@ def check_pax(data: bytes) -> None:
 
     All together have no more bytes and records than they may have.
     """
-    with mock.patch.multiple(pax, MAX_EXTENDED=_EXTENDED, MAX_RECORDS=_RECORDS, _ORDINARY=1):
+    lowered: dict[str, Any] = {
+        "MAX_EXTENDED": _EXTENDED,
+        "MAX_RECORDS": _RECORDS,
+        "_ORDINARY": 1,
+        "_XATTR_NAME_MAX": _ATTRIBUTE_NAME,
+        "_XATTR_SIZE_MAX": _ATTRIBUTE,
+        "_XATTR_LIST_MAX": _ATTRIBUTE_NAMES,
+    }
+    with mock.patch.multiple(pax, **lowered):
         check_overrides(data)
 
 
@@ -350,7 +394,10 @@ def check_overrides(data: bytes) -> None:
         seconds, nanoseconds = overrides.time("mtime", 0)
         assert -(1 << 63) <= seconds < 1 << 63
         assert 0 <= nanoseconds < 10**9
-        assert all(len(name) <= 255 for name, _ in overrides.xattrs())
+        xattrs = overrides.xattrs()
+        assert all(len(name) <= _ATTRIBUTE_NAME for name, _ in xattrs)
+        assert all(len(value) <= _ATTRIBUTE for _, value in xattrs)
+        assert sum(len(name) + 1 for name, _ in xattrs) <= _ATTRIBUTE_NAMES
         assert 0 <= overrides.number("size", 0) < 1 << 63
         sparse = overrides.sparse(99)
         if sparse and sparse.pairs is not None:
@@ -371,6 +418,9 @@ def records_in(said: bytes) -> int:
 def pax_seeds() -> list[bytes]:
     texts = [
         record(b"path", b"p") + record(b"mtime", b"-1.5") + record(b"size", b"12"),
+        *(record(b"SCHILY.xattr.user." + b"k" * long, b"v") for long in (40, 50)),
+        record(b"SCHILY.xattr.user.k", b"v" * 200) + record(b"SCHILY.xattr.user.l", b"v"),
+        b"".join(record(b"SCHILY.xattr.user." + b"%d" % one * 20, b"") for one in range(3)),
         record(b"SCHILY.xattr.user.k", b"v\0w") + record(b"LIBARCHIVE.xattr.user.a%3D", b"dg=="),
         record(b"GNU.sparse.size", b"9") + record(b"GNU.sparse.map", b"1,2,5,1"),
         record(b"GNU.sparse.size", b"9")
@@ -445,15 +495,19 @@ def store() -> Store:
 
 
 def check_archive(data: bytes) -> None:
-    """Whatever a file holds, it is an image whose layers can be walked, or one clear error."""
-    look_at(repaired(data))
+    """Whatever a file holds, it is an image whose layers can be walked, or one clear error.
+
+    An odd number of bytes has low bounds.
+    """
+    look_at(repaired(data), low=bool(len(data) % 2))
 
 
-def look_at(data: bytes) -> None:
+def look_at(data: bytes, *, low: bool) -> None:
     path = folder() / "archive"
     path.write_bytes(data)
     try:
-        image = opened(path, store())
+        with bounds.of_archives() if low else contextlib.nullcontext():
+            image = opened(path, store())
         for one in image.layers:
             index_cache.build(one, store().index_dir)
         walk(image_fs(image, store().index_dir))
@@ -469,7 +523,8 @@ def archive_seeds() -> list[bytes]:
         samples.podman(_SMALL),
         samples.oci_layout(_SMALL),
     )
-    return [*map(samples.tar_of, layouts), samples.TOP, samples.gz(samples.TOP)]
+    whole = [*map(samples.tar_of, layouts), samples.TOP, samples.gz(samples.TOP)]
+    return [*whole, *(one + bytes(1 - len(one) % 2) for one in (*whole, *beyond.archives()))]
 
 
 DOCUMENTS = ("manifest.json", "config", "repositories", "index.json", "manifest")
@@ -481,11 +536,15 @@ _VALUES: tuple[Any, ...] = (
 
 
 def check_document(data: bytes) -> None:
-    """Whatever a manifest, configuration or index says, it is an image or one clear error."""
+    """Whatever a manifest, configuration or index says, it is an image or one clear error.
+
+    Bits of the first byte say that it is edited, and that bounds are low.
+    """
     which, said = data[0] if data else 0, data[1:]
+    number = (which & 0x3F) % len(DOCUMENTS)
     if which & 0x80:
-        said = edited(said, which % len(DOCUMENTS))
-    look_at(samples.tar_of(with_document(DOCUMENTS[which % len(DOCUMENTS)], said)))
+        said = edited(said, number)
+    look_at(samples.tar_of(with_document(DOCUMENTS[number], said)), low=bool(which & 0x40))
 
 
 def edited(edits: bytes, number: int) -> bytes:
@@ -546,13 +605,19 @@ def document_seeds() -> list[bytes]:
     whole = [
         bytes([number]) + said for number, said in enumerate(documents) if isinstance(said, bytes)
     ]
-    return [*whole, *(bytes([number]) + _DEEP for number in range(5)), b"\x80\1\2", b"\x81\3\7"]
+    return [
+        *whole,
+        *(bytes([one[0] | 0x40]) + one[1:] for one in whole),
+        *(bytes([number]) + _DEEP for number in range(5)),
+        *(b"\x80\1\2", b"\x81\3\7", b"\xc3\1\2"),
+    ]
 
 
 def check_compressed(data: bytes) -> None:
     """Whatever claims to be compressed gives no more bytes than allowed, or CorruptArchive.
 
-    It is read no further than twice as far, and gives back the memory that it took.
+    It is read no further than twice as far, and gives back the memory that it took. An odd number
+    of bytes may take little.
     """
     kind = compression.recognise(data[:512])
     if kind is None:
@@ -565,9 +630,13 @@ def check_compressed(data: bytes) -> None:
         at += len(part)
         return part
 
-    total, most = 0, 1 << (8 if len(data) % 2 else 20)
+    low = bool(len(data) % 2)
+    total, most = 0, 1 << (8 if low else 20)
     try:
-        with mock.patch.multiple(compression, _PADDING=256, _INPUT=256):
+        with (
+            mock.patch.multiple(compression, _PADDING=256, _INPUT=256),
+            bounds.of_windows() if low else contextlib.nullcontext(),
+        ):
             for part in compression.plain(read, kind, most, folder()):
                 total += len(part)
                 assert total <= most
@@ -581,6 +650,8 @@ def compressed_seeds() -> list[bytes]:
     packs = (samples.gz, samples.zstd, lzma.compress, bz2.compress)
     contents = (samples.TOP, bytes(3 << 20), b"")
     packed = [pack(data) for pack in packs for data in contents]
+    # With padding, so that their number is odd.
+    packed += [one + b"\0" for one in packed if not len(one) % 2]
     empty = [(pack(b"x") + pack(b"") * 99)[: 5000 - odd] for pack in packs for odd in range(2)]
     return [*packed, *empty, samples.gz(b"") * 3, samples.gz(samples.TOP) + samples.gz(samples.TOP)]
 
@@ -589,11 +660,19 @@ def compressed_seeds() -> list[bytes]:
 
 
 def check_reference(data: bytes) -> None:
-    """Whatever a user types is a reference or a UsageError that repeats it in one line."""
+    """Whatever a user types is a reference or a UsageError that repeats it in one line.
+
+    It is no longer than a path may be, and a repository's name than registries take.
+    """
+    said = data.decode("utf-8", "surrogateescape").replace("\0", "")
     try:
-        reference.parse(data.decode("utf-8", "surrogateescape").replace("\0", ""))
+        found = reference.parse(said)
     except UsageError as error:
         clear(error)
+        return
+    assert len(said.encode("utf-8", "surrogatepass")) < tar_header.PATH_MAX
+    if isinstance(found, reference.RegistryReference):
+        assert len(f"{found.domain}/{found.repository}") <= 255
 
 
 def reference_seeds() -> list[bytes]:
@@ -604,62 +683,93 @@ def reference_seeds() -> list[bytes]:
         b"docker://reg.example:5000/a/b:c@sha256:" + b"0" * 64,
         b"engine:reg.example:5000/a/b@sha256:" + b"0" * 64,
         b"./x",
+        b"./" + b"x/" * 2100,
+        b"docker://" + b"a/" * 140 + b"b",
         b"-",
         b"0123456789ab",
     ]
 
 
 def check_registry(data: bytes) -> None:
-    """Whatever a registry says is an image, an error of one line, or words of a challenge."""
+    """Whatever a registry says is an image, an error of one line, or words of a challenge.
+
+    An odd number of bytes has low bounds. No more is asked than may be to find an image.
+    """
     which, said = data[:1], data[1:]
     asked = reference.parse("docker://registry.example/app:v1")
     assert isinstance(asked, reference.RegistryReference)
-    finder = Finder(_Saying(asked, said))
+    registry = _Saying(asked, said)
+    low = bool(len(data) % 2)
+    finder = Finder(registry)
     try:
-        if which == b"c":
-            finder.find("", samples.oci_manifest(_SMALL), None, None)
-        else:
-            found = finder.find("", said, None, "linux/amd64")
-            assert len(found.layers) == len(found.facts.diff_ids)
+        with bounds.of_registries() if low else contextlib.nullcontext():
+            if which == b"c":
+                finder.find("", samples.oci_manifest(_SMALL), None, None)
+            else:
+                found = finder.find("", registry.manifest()[1], None, "linux/amd64")
+                assert len(found.layers) == len(found.facts.diff_ids)
+                assert not low or len(found.layers) <= bounds.LAYERS
     except ImagefsError as error:
         clear(error)
+    if low:
+        assert registry.asked <= 1 + bounds.ASKED + bounds.INDEXES
+    assert registry.asked <= 1 + manifests.MAX_ASKED + manifests.MAX_DEPTH
     challenge.chosen(said.decode("latin-1"))
+    with contextlib.suppress(RegistryError):
+        assert len(answers.small(answer(said), _ANSWER, "it")) <= _ANSWER
+
+
+def answer(said: bytes) -> requests.Response:
+    """Return what a registry has begun to answer."""
+    response, body = requests.Response(), io.BytesIO(said)
+    response.raw = SimpleNamespace(read1=lambda size, decode_content: body.read1(size))
+    return response
 
 
 class _Saying(Registry):
-    """A registry that has the same to say to every question."""
+    """A registry that has the same to say to every question; or more, with NULs between, in turn.
+
+    `asked` is how often it was.
+    """
 
     def __init__(self, asked: reference.RegistryReference, said: bytes) -> None:
         self.reference = asked
-        self._said = said
+        self.asked = 0
+        self._said = said.split(b"\0")
 
     def manifest(self, digest: str = "") -> tuple[str, bytes]:
-        return digest, self._said
+        said = self._said[min(self.asked, len(self._said) - 1)]
+        self.asked += 1
+        return digest, said
 
     def small_blob(self, blob: RemoteBlob) -> bytes:
-        return self._said if b"rootfs" in self._said else _SMALL.config
+        return next((one for one in self._said if b"rootfs" in one), _SMALL.config)
 
 
 def registry_seeds() -> list[bytes]:
     described = {"digest": samples.digest(b""), "size": 7, "platform": {"os": "linux"}}
     index = {"schemaVersion": 2, "manifests": [described, {"digest": samples.digest(b"x")}]}
-    return [
+    said = [
         b"m" + samples.oci_manifest(_SMALL),
         b"m" + samples.dumped(index),
         b"m" + samples.artifact()[1][2],
         b"c" + _SMALL.config,
         b'h Bearer realm="https://a/b",service=c, Basic realm="x\\"y"',
     ]
+    # A blank behind JSON means nothing.
+    return [one + b" " * odd for one in said + beyond.indexes() for odd in range(2)]
 
 
 def check_export(data: bytes) -> None:
     """Whatever an engine sends is members with their contents, or an EngineError.
 
-    Behind the last one there is no more than may follow.
+    Behind the last one there is no more than may follow, and all is no more than the image's size
+    allows.
     """
+    told = EngineImage("", (), (), "", data[0] % 4 if data else 0)
     step = 1 + (data[0] if data else 0) * 7
     stream = repaired(data[1:])
-    at = ended = 0
+    at = ended = came = 0
 
     def parts() -> Iterator[bytes]:
         nonlocal at
@@ -667,10 +777,19 @@ def check_export(data: bytes) -> None:
             at += step
             yield stream[at - step : at]
 
+    def expected() -> Iterator[bytes]:
+        nonlocal came
+        for part in fetch._told(parts(), told, Silent()):
+            came += len(part)
+            assert not told.size or came <= fetch.SIZES * told.size + _PADDING
+            yield part
+
     try:
         with (
+            bounds.of_headers(),
             mock.patch.object(tar_stream, "_MAX_PADDING", _PADDING),
-            export.watched(parts()) as chunks,
+            mock.patch.object(fetch, "MORE_BYTES", _PADDING),
+            export.watched(expected()) as chunks,
         ):
             for member, stored in islice(members(chunks), _MEMBERS):
                 assert sum(map(len, stored)) <= len(stream)
@@ -697,34 +816,43 @@ def check_spool(data: bytes) -> None:
     context = IngestContext(
         spooling_store(), Silent(), SourceOptions(keep_going=bool(len(data) % 2))
     )
-    bounds: dict[str, Any] = {"MAX_IDLE": _PADDING, "SMALL": 600, "MAX_MEMBERS": 30}
     try:
-        with mock.patch.multiple(spool, **bounds), spool.spooling(context) as taken:
+        with bounds.of_arriving(_IDLE), spool.spooling(context) as taken:
             damage = taken.take(parts)
             kept = sum(path.stat().st_size for path in taken._record.path.parent.iterdir())
     except ImagefsError as error:
         clear(error)
         return
-    assert damage or len(stream) <= kept + _PADDING + step
+    assert damage or len(stream) <= kept + _IDLE + step
 
 
 def spool_seeds() -> list[bytes]:
-    packed = file(b"a", samples.gz(b"x")) + file(b"b", samples.gz(b"") * 200)
+    packed = file(b"a", samples.gz(b"x")) + file(b"b", samples.gz(b"") * 400)
     again = b"".join(file(b"%d" % number, bytes(2000)) for number in range(5))
-    return [b"\x20" + tar + END for tar in (packed, again, header(b"l", b"V", size=9000))] + [
+    many = b"".join(file(b"%d" % number, b"x" * 512) for number in range(bounds.ARRIVING + 1))
+    named = [header(b"%d" % number + b"n" * 90, b"2", linkname=b"t" * 90) for number in range(3)]
+    tars = (packed, again, many, b"".join(named), header(b"l", b"V", size=9000))
+    return [b"\x20" + tar + END for tar in tars] + [
         one + bytes(odd) for one in export_seeds()[:2] for odd in range(2)
     ]
 
 
 def check_names(data: bytes) -> None:
-    """Whatever images are called, their names are few directories, and none too deep."""
+    """Whatever images are called, their names are few directories, and none too deep.
+
+    Those that are looked into, where there is an odd number of bytes, have few views and layers
+    together.
+    """
     said = data.decode("utf-8", "replace").split("\n")
     listed = [
         ListedImage(f"sha256:{number:064x}", tuple(names.split(" ")), number)
         for number, names in enumerate(said)
     ]
-    with mock.patch.multiple(engine_fs, MAX_DEPTH=4, MAX_DIRECTORIES=_DIRECTORIES):
-        fs = engine_fs.Catalog(lambda: listed, load_none, folder())
+    with (
+        mock.patch.multiple(engine_fs, MAX_DEPTH=4, MAX_DIRECTORIES=_DIRECTORIES, _log=mock.Mock()),
+        bounds.of_many_images(),
+    ):
+        fs = engine_fs.Catalog(lambda: listed, load_some, folder())
         queue = [(fs.root, 0)]
         by_id = fs.lookup(fs.root, engine_fs.BY_ID)
         assert by_id is not None
@@ -741,25 +869,52 @@ def check_names(data: bytes) -> None:
                         fs.readlink(attr.node)
                         == b"../" * depth + fs.readlink(attr.node)[3 * depth :]
                     )
+        if len(data) % 2:
+            look_into_images(fs, by_id.node)
     assert len(queue) <= _DIRECTORIES + 4
     assert max(depth for _, depth in queue) < 4
 
 
-def load_none(image_id: str) -> Image:
-    raise HostError(f"{image_id} is not here")
+def look_into_images(fs: engine_fs.Catalog, by_id: int) -> None:
+    """Look into some images; those for which there are no numbers fail as a whole."""
+    for image in fs.listdir(by_id)[:8]:
+        try:
+            assert fs.lookup(image.attr.node, b"rootfs") is not None
+        except OSError as error:
+            assert error.errno == errno.EIO  # noqa: PT017
+            continue
+        bounds.check_nodes(fs, image.attr.node, bounds.MANY_VIEWS, bounds.MANY_LAYERS)
+
+
+def load_some(image_id: str) -> Image:
+    """Return an image of one to three layers, which others may have at the same place."""
+    number = int(image_id[7:], 16)
+    layers = (lower_layer(), indexed()[0])
+    some = tuple(layers[(number + place) % 2] for place in range(number % 3 + 1))
+    return Image(image_id, (), b"{}", b"[]", some)
 
 
 def names_seeds() -> list[bytes]:
+    many = b"\n".join(b"%d/%d/a:1" % (number, number) for number in range(20))
     return [
         b"app:v1 app:v2\nreg.example/team/app:v1",
         b"a/b/c/d:1 a/b/c:1 a/b/c/d/e/f/g:1\n../x:1 a//b:1 /a:1",
-        b"\n".join(b"%d/%d/a:1" % (number, number) for number in range(20)),
+        *(many + b" " * odd for odd in range(2)),
     ]
 
 
 def export_seeds() -> list[bytes]:
     tar = samples.tar_of(samples.docker_20(_SMALL))
-    return [b"\x20" + tar, b"\xff" + tar[:3000] + b'{"message":"broken"}', *tar_seeds()]
+    told = long_name(b"n") * bounds.EXTENSIONS + file(b"f") + END
+    wide = long_name(b"n" * 9 * bounds.EXTENDED) + file(b"f") + END
+    return [
+        b"\x20" + tar,
+        b"\xff" + tar[:3000] + b'{"message":"broken"}',
+        b"\x21" + tar,
+        b"\x20" + file(b"f") + END + bytes(2 * _PADDING),
+        *(b"\x20" + one for one in (told, long_name(b"n") * 6 + told, wide)),
+        *tar_seeds(),
+    ]
 
 
 @functools.cache
@@ -830,7 +985,7 @@ def request_seeds() -> list[bytes]:
 
 TARGETS = {
     "tar": Target(check_tar, tar_seeds),
-    "layer": Target(check_layer, tar_seeds),
+    "layer": Target(check_layer, layer_seeds),
     "fold": Target(check_fold, fold_seeds),
     "pax": Target(check_pax, pax_seeds),
     "index": Target(check_index, index_seeds),

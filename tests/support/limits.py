@@ -83,7 +83,11 @@ LIMITS = (
     Limit("extended headers of a member", size(pax.MAX_EXTENDED), "as in Go"),
     Limit("a name between slashes", size(NAME_MAX), NAMES),
     Limit("a path, or a link's target", size(tar_header.PATH_MAX), NAMES),
-    Limit("names of a file that each view counts", number(names.MAX_COUNTED), "as many as on ext4"),
+    Limit(
+        "names of a file of which a snapshot counts those alone that show",
+        number(names.MAX_COUNTED),
+        "as many as on ext4",
+    ),
     Limit(
         "steps to lower layers' files to count an image's hard links to them",
         number(links.MAX_STEPS),

@@ -331,7 +331,7 @@ def test_five_hundred_layers(tmp_path: Path) -> None:
 
 
 def test_links_beyond_counting(tmp_path: Path) -> None:
-    """Names of a file are counted in each view, unless they are more than a disk would take."""
+    """A snapshot counts the names of a file that show, unless there are more than a disk takes."""
     many = MAX_COUNTED
     names = [b"d/%d" % n for n in range(many)]
     tar = b"".join(header(name, b"1", linkname=b"f") for name in names)
