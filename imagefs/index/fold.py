@@ -59,7 +59,7 @@ _MAX_LINKS = 40
 # each is looked up in every snapshot that asks.
 _MAX_ALTERNATIVES = 16
 _TOGETHER, _BYTES_UNTOLD, _STEPS_UNTOLD = 4096, 1 << 20, 1 << 15
-"""Members, bytes of what is kept beside them, or steps, after which it is told what the tree takes."""
+"""Members, bytes of what is kept beside them, or steps until it is told what the tree takes."""
 _BYTES_WAITING, _BYTES_SETTLED = 50, 300
 """What an entry takes: beside its content, or with a name that is not long."""
 _MAX_KNOWN = 1 << 17
