@@ -19,8 +19,11 @@ from imagefs.vfs.open_layer import OpenLayer
 
 MAX_CHUNKS = 1 << 22
 """Most chunks of one file: a map of 32 MiB, which is enough for 16 GiB of pages."""
-MAX_PADDING = 256 << 20
-"""Most zeros that are written of a sparse file, besides as many as it has bytes of data."""
+MAX_FILLING = 512 << 20
+"""Most bytes of maps and zeros of all sparse files of an image, besides as many as their data has.
+
+A kilobyte of an archive can ask for gigabytes of either.
+"""
 
 
 class Copy(NamedTuple):
@@ -32,6 +35,22 @@ class Copy(NamedTuple):
     chunk: int | None
     offset: int
     length: int
+
+
+class _Filling:
+    """What the sparse files of an image take besides their data, all together."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def take(self, layer: OpenLayer, row: Row, size: int) -> None:
+        """Count bytes for a file; HostError where all are too many."""
+        self._taken += max(0, size)
+        if self._taken > MAX_FILLING:
+            raise HostError(
+                f"the data of {_named(layer, row)}, or of sparse files before it, is too scattered"
+                " for EROFS; --driver native can show it"
+            )
 
 
 Placed = tuple[Body, Sequence[Copy]]
@@ -58,6 +77,7 @@ class Elsewhere:
         self.loses = False
         self._numbers = {path: number for number, path in enumerate(devices, 1)}
         self._bits, self._rest = bits, (1 << bits) - 1
+        self._filling = _Filling()
         self._layer: OpenLayer | None = None
         self._of_layer = 0, 0, 0
         self._whole = fmt.CHUNK_INDEXES | fmt.MAX_CHUNK_BITS
@@ -108,7 +128,7 @@ class Elsewhere:
             and (at + length == row.size or not (at + length) % (1 << bits))
             for at, length, place in runs
         )
-        chunks = _holes(layer, row, bits)
+        chunks = _holes(layer, row, bits, self._filling)
         if aligned:
             size = fmt.CHUNK_INDEX.size
             for at, length, place in runs:
@@ -119,7 +139,8 @@ class Elsewhere:
                     step = (number << bits) - at >> self._bits
                     fmt.CHUNK_INDEX.pack_into(chunks, size * number, 0, device, address + step)
             return _chunked(chunks, bits - self._bits), ()
-        return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
+        copies = _copies(layer, row, runs, bits, self._filling)
+        return _chunked(chunks, bits - self._bits), copies
 
 
 class Included:
@@ -130,6 +151,7 @@ class Included:
 
     def __init__(self, bits: int) -> None:
         self._bits = bits
+        self._filling = _Filling()
 
     def place(self, layer: OpenLayer, row: Row, room: int) -> Placed:
         """See Content; CorruptArchive where the content is lost."""
@@ -143,8 +165,9 @@ class Included:
         if _is_sparse(row):
             runs = list(_runs(layer, row))
             bits = _chunk_bits(row.size, [(at, at + length) for at, length, _ in runs], self._bits)
-            chunks = _holes(layer, row, bits)
-            return _chunked(chunks, bits - self._bits), _copies(layer, row, runs, bits)
+            chunks = _holes(layer, row, bits, self._filling)
+            copies = _copies(layer, row, runs, bits, self._filling)
+            return _chunked(chunks, bits - self._bits), copies
         if row.size <= room:
             return Body(fmt.FLAT_INLINE, 0, layer.read(row, 0, row.size)), ()
         return Body(), (Copy(None, 0, row.size),)
@@ -184,11 +207,12 @@ def _chunk_bits(size: int, runs: Sequence[tuple[int, int]], least: int) -> int:
     return min(max(enough, largest), least + fmt.MAX_CHUNK_BITS)
 
 
-def _holes(layer: OpenLayer, row: Row, bits: int) -> bytearray:
+def _holes(layer: OpenLayer, row: Row, bits: int, filling: _Filling) -> bytearray:
     """Return the map of chunks of a file without data; HostError where they are too many."""
     count = -(-row.size >> bits)
     if count > MAX_CHUNKS:
         raise HostError(f"{_named(layer, row)} is too long for EROFS; --driver native can show it")
+    filling.take(layer, row, count * fmt.CHUNK_INDEX.size)
     return bytearray(fmt.CHUNK_INDEX.pack(0, 0, fmt.NULL_ADDRESS)) * count
 
 
@@ -197,21 +221,16 @@ def _chunked(chunks: bytearray, bits: int) -> Body:
 
 
 def _copies(
-    layer: OpenLayer, row: Row, runs: Sequence[tuple[int, int, int]], bits: int
+    layer: OpenLayer, row: Row, runs: Sequence[tuple[int, int, int]], bits: int, filling: _Filling
 ) -> Sequence[Copy]:
     """Return the chunks that hold data, to be copied; HostError where they are too much."""
     numbers: dict[int, None] = {}
-    stored = total = 0
+    reached = 0
     for at, length, _ in runs:
-        first, last = at >> bits, -(-(at + length) >> bits)
-        stored += length
-        total += min(last << bits, row.size) - (first << bits)
-        if total > 2 * stored + MAX_PADDING:
-            raise HostError(
-                f"the data of {_named(layer, row)} is too scattered for EROFS;"
-                " --driver native can show it"
-            )
+        first, last = max(reached, at >> bits), -(-(at + length) >> bits)
+        filling.take(layer, row, min(last << bits, row.size) - (first << bits) - 2 * length)
         numbers.update(dict.fromkeys(range(first, last)))
+        reached = last
     return [
         Copy(number, number << bits, min(1 << bits, row.size - (number << bits)))
         for number in numbers

@@ -28,6 +28,9 @@ BYTES_A_NAME, FREE_NAMES = 8, 1 << 17
 header and its content, compressed. Directories alone come to 10 to 13 bytes each, all of /etc to
 484."""
 
+_FEW = 256
+"""Names that a layer may have beyond its blocks, of directories that no member describes."""
+
 _refused: dict[Path, tuple[object, CorruptArchive]] = {}
 """Why an Indexer of this process could not index a layer, by the index's path, with the file that
 it was. `ensure` says it instead of scanning the layer again, once: it may be another by then."""
@@ -141,6 +144,21 @@ def most_names(packed: int) -> int:
     return FREE_NAMES + packed // BYTES_A_NAME
 
 
+class _LeftError(Exception):
+    """A layer turns out to be more than its length told; `ensure` counts."""
+
+
+def _build_short(layer: Layer, index_dir: Path) -> None:
+    """Index a layer that has no more names than blocks and a few, as nearly all."""
+    most = blob_of(layer).length // BLOCK + _FEW
+    build(layer, index_dir, count=partial(_leave_beyond, most))
+
+
+def _leave_beyond(most: int, names: int) -> None:
+    if names > most:
+        raise _LeftError
+
+
 class Indexer:
     """Indexes layers of the store in processes beside the work that brings them in.
 
@@ -172,7 +190,8 @@ class Indexer:
         """Have a layer indexed; what is returned waits until its file is no longer read.
 
         `packed` is how many bytes of an archive it came from. Where all together are so long that
-        they may have more names than these stand for, it is left to `ensure`, which counts.
+        they may have more names than these stand for, it is left to `ensure`, which counts; so is
+        one that has more than blocks.
         """
         with self._lock:
             self._packed += packed
@@ -184,7 +203,7 @@ class Indexer:
 
         assert self._pool is not None
         try:
-            future = self._pool.submit(build, layer, self._index_dir)
+            future = self._pool.submit(_build_short, layer, self._index_dir)
         except BrokenProcessPool:
             return lambda: None
 

@@ -48,6 +48,8 @@ MAX_IMPLIED = 1 << 19
 """Most directories of one layer that no member describes; one path can name two thousand."""
 MAX_FOLLOWED = 4_000_000
 """Most steps through links and deep directories that the paths of one layer may take."""
+STEPS_A_NAME = 8
+"""How many of these steps count as a name, as they take about as long."""
 
 _DEEP = 64
 """From which component on the steps of a path are counted: honest trees hardly go so deep."""
@@ -56,8 +58,8 @@ _MAX_LINKS = 40
 # Bytes of the paths of later links that a hard link may lead on to in lower layers, beside its own:
 # each is looked up in every snapshot that asks.
 _MAX_ALTERNATIVES = 16
-_TOGETHER, _BYTES_UNTOLD = 4096, 1 << 20
-"""Members, or bytes of what is kept beside them, after which it is told what the tree takes."""
+_TOGETHER, _BYTES_UNTOLD, _STEPS_UNTOLD = 4096, 1 << 20, 1 << 15
+"""Members, bytes of what is kept beside them, or steps until it is told what the tree takes."""
 _BYTES_WAITING, _BYTES_SETTLED = 50, 300
 """What an entry takes: beside its content, or with a name that is not long."""
 _MAX_KNOWN = 1 << 17
@@ -90,7 +92,7 @@ class Fold:
         self._directories = {b"": _ROOT}
         self._numbers = 0
         self._pending: list[bytes] = []
-        self._implied = self._followed = 0
+        self._implied = self._followed = self._told_followed = 0
 
     def add(self, members: Iterable[Member]) -> None:
         """Take in members. CorruptArchive where they go beyond what one layer may have."""
@@ -133,8 +135,9 @@ class Fold:
         """Tell what the tree takes, and how much of it the waiting leaves are."""
         self._names += sum(map(len, self._waiting[self._told :]))
         self._told, self._told_details = len(self._waiting), self._members.details_bytes
+        self._told_followed = self._followed
         self._took(
-            len(self._waiting) + len(self._settled),
+            len(self._waiting) + len(self._settled) + self._followed // STEPS_A_NAME,
             self._names
             + _BYTES_WAITING * len(self._waiting)
             + _BYTES_SETTLED * len(self._settled)
@@ -419,6 +422,8 @@ class Fold:
 
     def _count_steps(self, steps: int) -> None:
         self._followed += max(0, steps)
+        if self._followed - self._told_followed > _STEPS_UNTOLD:
+            self._take_stock()
         if self._followed > MAX_FOLLOWED:
             raise CorruptArchive(
                 f"links and deep directories of more than {MAX_FOLLOWED} steps in one layer"

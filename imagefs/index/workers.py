@@ -45,7 +45,8 @@ class Tally:
         if sum(self._counts) > self._most:
             raise CorruptArchive(
                 f"the image's layers have more than {self._most} names, too many for"
-                f" {self._packed} bytes; decompress the archive to have it taken all the same"
+                f" {self._packed} bytes, where steps through links and deep directories count"
+                " as well; decompress the archive to have it taken all the same"
             )
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from imagefs.host import trees
 from imagefs.overlay import stack
 from imagefs.overlay.kept import Kept
 
-_STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_STEP = trees.DIRECTORY
 _OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 _WHITEOUT = b".wh."
 # fuse-overlayfs leaves both.
@@ -62,7 +63,8 @@ def walk(kept: Kept, image: Path | None) -> Iterator[Written]:
     """
     with _opened(kept.upper) as top, _opened(image) as below:
         assert top is not None
-        yield from _Walk(kept.record.way == stack.FUSE).through(top, below, b"")
+        with contextlib.closing(_Way(top, below)) as way:
+            yield from _Walk(kept.record.way == stack.FUSE).through(way)
 
 
 @contextlib.contextmanager
@@ -88,13 +90,27 @@ class _Walk:
 
     markers: bool
 
-    def through(self, top: int, below: int | None, prefix: bytes) -> Iterator[Written]:
-        """Yield what is in an open directory; `below` is the image's of the same path."""
-        for name in sorted(_names(top)):
-            if not (self.markers and name in _OPAQUE):
-                yield from self._at(name, top, below, prefix)
+    def through(self, way: "_Way") -> Iterator[Written]:
+        """Yield what is in the directory where a way begins, and in all below it."""
+        levels = [self._listed(way.top)]
+        while levels:
+            name = next(levels[-1], None)
+            if name is not None:
+                depth = len(way.names)
+                yield from self._at(name, way)
+                if len(way.names) > depth:
+                    levels.append(self._listed(way.top))
+                continue
+            levels.pop()
+            if levels:
+                way.leave()
 
-    def _at(self, name: bytes, top: int, below: int | None, prefix: bytes) -> Iterator[Written]:
+    def _listed(self, top: int) -> Iterator[bytes]:
+        return iter(sorted(_names(top) - (_OPAQUE if self.markers else set())))
+
+    def _at(self, name: bytes, way: "_Way") -> Iterator[Written]:
+        """Yield what has a name where a way has come to, and enter it if it is a directory."""
+        top, below, prefix = way.top, way.below, way.prefix
         status = os.stat(name, dir_fd=top, follow_symlinks=False)
         removed = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
         if self.markers and name.startswith(_WHITEOUT):
@@ -111,7 +127,61 @@ class _Walk:
             unseen = _names(image) - _names(inner) if opaque and image is not None else ()
             hidden = tuple(sorted(unseen))
             yield Written(prefix + name, status, False, opaque, before, False, hidden, top)
-            yield from self.through(inner, image, prefix + name + b"/")
+            way.enter(name, inner, image)
+
+
+class _Way:
+    """Where a walk has come to: one directory that was written, and the image's of the same path.
+
+    However deep they lie, no others are open.
+    """
+
+    def __init__(self, top: int, below: int | None) -> None:
+        self.top = os.dup(top)
+        self.prefix = b""
+        """What paths of what is in the directory begin with."""
+        self.names: list[tuple[bytes, tuple[int, int]]] = []
+        self._below = None if below is None else os.dup(below)
+        # Levels since the image had no directory any more.
+        self._lacking = int(below is None)
+
+    @property
+    def below(self) -> int | None:
+        """The image's directory; None where it has none."""
+        return None if self._lacking else self._below
+
+    def enter(self, name: bytes, top: int, below: int | None) -> None:
+        """Go down into a directory that is open, and stays so."""
+        self.names.append((name, _identity(self.top)))
+        self.prefix += name + b"/"
+        self.top = trees.replaced(self.top, os.dup(top))
+        if self._lacking or below is None or self._below is None:
+            self._lacking += 1
+        else:
+            self._below = trees.replaced(self._below, os.dup(below))
+
+    def leave(self) -> None:
+        """Go up again; OSError where the directory has been moved meanwhile."""
+        name, above = self.names.pop()
+        self.prefix = self.prefix[: -len(name) - 1]
+        self.top = trees.replaced(self.top, os.open("..", _STEP, dir_fd=self.top))
+        if _identity(self.top) != above:
+            raise OSError(errno.ESTALE, "somebody moves what was written")
+        if self._lacking:
+            self._lacking -= 1
+        elif self._below is not None:
+            self._below = trees.replaced(self._below, os.open("..", _STEP, dir_fd=self._below))
+
+    def close(self) -> None:
+        """Close the directories."""
+        os.close(self.top)
+        if self._below is not None:
+            os.close(self._below)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _status(name: bytes, parent: int | None) -> os.stat_result | None:

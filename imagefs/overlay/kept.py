@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imagefs.errors import HostError, UsageError
+from imagefs.host import trees
 from imagefs.host.files import host_errors, try_lock, write_atomic
 from imagefs.overlay import stack
 
 _RECORD = "imagefs.json"
 _MOST = 1 << 20
-_TRIES = 3
 _WAYS = {
     stack.TRUSTED: "by root, or with `mount --writable` as root",
     stack.USER: "by `imagefs run` as an ordinary user",
@@ -75,19 +75,13 @@ def thrown_away(path: Path, fd: int, layers: Sequence[str], way: str) -> Kept:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory of changes, also what those who wrote it have closed to themselves."""
-
-    import shutil  # noqa: PLC0415 - few have something to remove
-
-    def open_up(_function: object, failed: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(failed), 0o700)
-            os.chmod(failed, 0o700)
-
-    for _ in range(_TRIES):
-        shutil.rmtree(path, onerror=open_up)
-        if not path.exists():
-            return
+    """Remove a directory of changes, as far as that can be, however those who wrote it left it."""
+    with contextlib.suppress(OSError):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            trees.remove(parent, path.name)
+        finally:
+            os.close(parent)
 
 
 def open_kept(path: Path) -> Kept:

@@ -215,25 +215,30 @@ class _Deletions:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._roots = [
-            (layer, tree.at(f"snapshots/{layer}").root) for layer in reversed(tree.snapshots())
-        ]
+        self._layers = tree.snapshots()[::-1]
+        self._roots: list[int] = []
         self._folder: bytes | None = None
-        self._nodes: list[tuple[str, int | None]] = []
+        self._nodes: list[int | None] = []
 
     def origin(self, path: bytes) -> Origin | None:
         """Return the layer that took a path away; None if no layer of the image had it."""
         folder, _, name = path.rpartition(b"/")
         if folder != self._folder:
             # Many of one directory may be asked for, one after the other.
-            self._folder = folder
-            self._nodes = [(layer, self._directory(root, folder)) for layer, root in self._roots]
-        above: str | None = None
-        for layer, node in self._nodes:
+            self._folder, self._nodes = folder, []
+        for number in range(len(self._layers)):
+            if number == len(self._nodes):
+                self._nodes.append(self._directory(self._root(number), folder))
+            node = self._nodes[number]
             if node is not None and self._tree.fs.lookup(node, name) is not None:
-                return self._tree.layer(above) if above is not None else None
-            above = layer
+                return self._tree.layer(self._layers[number - 1]) if number else None
         return None
+
+    def _root(self, number: int) -> int:
+        """Return the root of a snapshot, the last one's being 0; most are never asked for."""
+        for layer in self._layers[len(self._roots) : number + 1]:
+            self._roots.append(self._tree.at(f"snapshots/{layer}").root)
+        return self._roots[number]
 
     def _directory(self, root: int, path: bytes) -> int | None:
         """Return the node of a directory below another; no link leads there."""

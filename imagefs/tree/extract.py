@@ -17,11 +17,11 @@ from typing import NamedTuple
 from imagefs.errors import HostError
 from imagefs.filesystem import Attr, Entry
 from imagefs.host.files import published
+from imagefs.host.trees import DIRECTORY, remove, replaced
 from imagefs.progress import Progress
 from imagefs.tree.export import name_of, pieces, runs_of
 from imagefs.tree.tree import Path, Tree
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_OURS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL, errno.ENOSPC, errno.E2BIG}
 """What setting an attribute may fail with, where system, user or disk will not have it."""
@@ -115,7 +115,7 @@ class _Copier:
         try:
             if stat.S_ISDIR(attr.mode):
                 os.mkdir(temporary, 0o700, dir_fd=parent)
-                top = os.open(temporary, _DIRECTORY, dir_fd=parent)
+                top = os.open(temporary, DIRECTORY, dir_fd=parent)
                 try:
                     self._tree_into(top, path)
                 finally:
@@ -134,7 +134,7 @@ class _Copier:
 
     def _fill_empty(self, path: Path) -> None:
         """Fill a directory that is there, which may be a mount point, or where the user stands."""
-        top = os.open(self._final, _DIRECTORY)
+        top = os.open(self._final, DIRECTORY)
         try:
             self._tree_into(top, path)
         except BaseException:
@@ -158,7 +158,7 @@ class _Copier:
                         here = self._leave(here, levels)
                     below = walked.path.rpartition(b"/")[2]
                     os.mkdir(below, 0o700, dir_fd=here)
-                    here = _replaced(here, os.open(below, _DIRECTORY, dir_fd=here))
+                    here = replaced(here, os.open(below, DIRECTORY, dir_fd=here))
                 else:
                     self._top, self._base = top, walked.path
                 levels.append(_Level(walked.path, attr, _identity(here)))
@@ -175,7 +175,7 @@ class _Copier:
         level = levels.pop()
         above = os.dup(here)
         if levels:
-            above = _replaced(above, os.open("..", _DIRECTORY, dir_fd=here))
+            above = replaced(above, os.open("..", DIRECTORY, dir_fd=here))
             if _identity(above) != levels[-1].identity:
                 os.close(above)
                 raise OSError(errno.ESTALE, "somebody moves what is being copied")
@@ -216,7 +216,7 @@ class _Copier:
         at = os.dup(self._top)
         try:
             for folder in folders:
-                at = _replaced(at, os.open(folder, os.O_PATH | _DIRECTORY, dir_fd=at))
+                at = replaced(at, os.open(folder, os.O_PATH | DIRECTORY, dir_fd=at))
             os.link(base, name, src_dir_fd=at, dst_dir_fd=here, follow_symlinks=False)
         finally:
             os.close(at)
@@ -270,42 +270,5 @@ def _identity(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _replaced(old: int, new: int) -> int:
-    os.close(old)
-    return new
-
-
 def _is_in(path: bytes, folder: bytes) -> bool:
     return path.rpartition(b"/")[0] == folder
-
-
-def remove(parent: int, name: str) -> None:
-    """Remove a name of a directory with all below it, however deep, never through a link."""
-    try:
-        here = os.open(name, _DIRECTORY, dir_fd=parent)
-    except OSError:
-        os.unlink(name, dir_fd=parent)
-        return
-    way = [name]
-    try:
-        while way:
-            below = _unlink_all(here)
-            if below is not None:
-                os.chmod(below, 0o700, dir_fd=here)
-                here = _replaced(here, os.open(below, _DIRECTORY, dir_fd=here))
-                way.append(below)
-            else:
-                here = _replaced(here, os.open("..", _DIRECTORY, dir_fd=here))
-                os.rmdir(way.pop(), dir_fd=here)
-    finally:
-        os.close(here)
-
-
-def _unlink_all(here: int) -> str | None:
-    """Remove what a directory holds, until there is a directory, which is returned."""
-    with os.scandir(here) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                return entry.name
-            os.unlink(entry.name, dir_fd=here)
-    return None

@@ -8,9 +8,9 @@ several of these, the nearest to the name counts, in that order. Pure over index
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from imagefs.index import rows
 from imagefs.index.reader import Index
@@ -43,11 +43,24 @@ class _Walls:
         above = self.above(layer)
         return 0 if above is None else self.events[above]
 
+    def first(self, places: Iterable[Place]) -> dict[int, int]:
+        """Return those events that are the first above a layer of these places.
+
+        No others count in a directory that these layers have: what is kept of it does not grow with
+        the events above it.
+        """
+        found = (self.above(layer) for layer, _ in places)
+        return {above: self.events[above] for above in found if above is not None}
+
 
 def _above(layers: Sequence[int], layer: int) -> int | None:
     """Return the first of ascending layers that is above one."""
     at = bisect_right(layers, layer)
     return layers[at] if at < len(layers) else None
+
+
+_Inner: TypeAlias = tuple[list[Place], _Walls, bytes]
+"""A directory that is gone through: the layers' own ones, what hides all in them, and the path."""
 
 
 class _Entry(NamedTuple):
@@ -149,13 +162,18 @@ class Hiding:
 
     def _walk(self) -> None:
         roots = [(layer, 0) for layer in range(len(self.indexes))]
-        waiting: list[tuple[list[Place], _Walls, bytes]] = [(roots, _Walls({}), b"")]
+        # One at a time: there may be very many in one directory, each with what hides it.
+        waiting: list[Iterator[_Inner]] = [iter([(roots, _Walls({}), b"")])]
         while waiting:
-            places, walls, path = waiting.pop()
+            inner = next(waiting[-1], None)
+            if inner is None:
+                waiting.pop()
+                continue
+            places, walls, path = inner
             if len(places) == 1:
                 self._sink(places[0], walls)
             else:
-                waiting += self._directory(places, walls, path)
+                waiting.append(self._directory(places, walls, path))
 
     def _sink(self, place: Place, walls: _Walls) -> None:
         """Hide all that lies below a directory which no other layer has, if anything does."""
@@ -172,13 +190,11 @@ class Hiding:
             table = enumerate(index.rows(first, end), first)
             waiting += [at for at, row in table if row[3] >> 12 == S_IFDIR]
 
-    def _directory(
-        self, places: list[Place], walls: _Walls, path: bytes
-    ) -> Iterator[tuple[list[Place], _Walls, bytes]]:
+    def _directory(self, places: list[Place], walls: _Walls, path: bytes) -> Iterator[_Inner]:
         """Enter what hides the names of a directory; yield the directories in it."""
         entries: dict[bytes, list[_Entry]] = {}
         deleted: dict[bytes, list[int]] = {}
-        around = dict(walls.events)
+        around = walls.first(places)
         for layer, number in places:
             index = self.indexes[layer]
             if index.row(number).flags & rows.OPAQUE:
@@ -196,18 +212,23 @@ class Hiding:
             inside = [(layer, number) for layer, number, is_directory in found if is_directory]
             if inside:
                 below = path + b"/" + name if path else name
-                inner = self._walls(found, gone, over, below)
+                inner = self._walls(found, inside, gone, over, below)
                 for layer, number in inside:
                     self.by_row[layer][number] = inner.number(layer)
                 yield inside, inner, below
 
     def _walls(
-        self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls, path: bytes
+        self,
+        found: Sequence[_Entry],
+        inside: Sequence[Place],
+        gone: Sequence[int],
+        over: _Walls,
+        path: bytes,
     ) -> _Walls:
         """Return what hides what lies in a directory: what hides itself, and what is over it."""
         if not gone and all(entry.is_directory for entry in found):
             return over
-        walls = dict(over.events)
+        walls = over.first(inside)
         for layer in (*gone, *(entry.layer for entry in found if not entry.is_directory)):
             walls[layer] = self._number(Event(layer, Cause.BELOW, path))
         return _Walls(walls)

@@ -114,6 +114,12 @@ def _deep_paths(path: Path) -> None:
     _archive(path, [_gzipped(repeat(turn, 60_000))])
 
 
+def _deep_layers(path: Path) -> None:
+    turn = _said(b"L", b"L", b"d/" * 1990 + b"f\0") + _header(b"f")
+    layers = (chain([_header(b"%d" % at)], repeat(turn, 1950)) for at in range(40))
+    _archive(path, list(map(_gzipped, layers)))
+
+
 def _chains_of_links(path: Path) -> None:
     dots = b"./" * 2000
     targets = [b"d", *(b"%sl%d" % (dots, number) for number in range(38))]
@@ -145,6 +151,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "members with a mebibyte of tiny pax records": _tiny_records,
     "sparse maps of empty runs": _empty_runs,
     "replaced links above deep paths": _deep_paths,
+    "40 layers of deep paths": _deep_layers,
     "paths through chains of links": _chains_of_links,
     "five million values of JSON": _values_of_json,
 }

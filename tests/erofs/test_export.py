@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from imagefs.erofs import content
 from imagefs.erofs.export import export
 from imagefs.errors import CorruptArchive, HostError
 from imagefs.vfs.image_fs import ImageFs, images_fs
 from tests.support import conformance
 from tests.support.agreeing import agree
+from tests.support.headers import END, file, pax
 from tests.support.kernel import need_kernel
 from tests.support.mounted import imagefs
 from tests.support.needs import need_tool
@@ -113,6 +115,29 @@ def test_lost_content_is_refused(tmp_path: Path) -> None:
     fs = fs_of([layer({"d/gone": Hard("nowhere")})], tmp_path, "rootfs")
     with pytest.raises(CorruptArchive, match="'d/gone' is lost"):
         exported(fs, tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if "erofs" in name or name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("size", "runs"),
+    [(8 << 20, [(at << 12 | 1, 1) for at in range(2048)]), (1 << 30, [(4096, 4096)])],
+    ids=["zeros", "maps"],
+)
+def test_what_sparse_files_take_has_one_bound(
+    size: int, runs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are scattered, each within the bound, are refused together, and nothing stays."""
+    monkeypatch.setattr(content, "MAX_FILLING", 9 << 20)
+    said = b",".join(b"%d,%d" % run for run in runs)
+    about = pax([(b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.map", said)])
+    stored = bytes(sum(length for _, length in runs))
+    few, many = (
+        b"".join(about + file(b"f%d" % number, stored) for number in range(count)) + END
+        for count in (1, 5)
+    )
+    exported(fs_of([few], tmp_path, "rootfs"), tmp_path).unlink()
+    with pytest.raises(HostError, match=r"'f\d'.* too scattered for EROFS"):
+        exported(fs_of([many], tmp_path, "rootfs"), tmp_path)
     assert not [name for name in os.listdir(tmp_path) if "erofs" in name or name.endswith(".tmp")]
 
 

@@ -230,6 +230,38 @@ def test_names_must_be_worth_their_bytes(
     index_cache.ensure(image.layers, store.index_dir, len(each[0]) * layers)
 
 
+@pytest.mark.parametrize("way", ["archive", "layers"])
+def test_long_ways_to_names_count_as_names(
+    way: str, few_are_free: None, scans: Callable[[], int], tmp_path: Path
+) -> None:
+    """Deep paths that are gone down again and again are refused, however many layers have them."""
+    deep, layers = b"d/" * 1000, 4
+    each = [
+        b"".join(long_name(deep + b"%d-%d" % (at, n)) for n in range(15)) + END
+        for at in range(layers)
+    ]
+    layout = samples.docker_20(SampleImage(tuple(each)))
+    if way == "layers":
+        path = samples.write(tmp_path / "x", samples.tar_of(packed_layers(layout)))
+    else:
+        path = samples.write(tmp_path / "x", lzma.compress(samples.tar_of(layout)))
+    store = Store(tmp_path / "cache")
+    image = opened(path, store)
+    with pytest.raises(CorruptArchive, match=r"have more than .* names, too many for"):
+        index_cache.ensure(image.layers, store.index_dir, image.packed)
+    # One layer alone has not too many.
+    index_cache.ensure(image.layers[:1], store.index_dir, image.packed)
+
+
+def long_name(name: bytes) -> bytes:
+    """An empty file of a long name, as GNU tar has it."""
+    return (
+        header(b"././@LongLink", b"L", size=len(name) + 1)
+        + name.ljust(-(-(len(name) + 1) // 512) * 512, b"\0")
+        + header(b"f")
+    )
+
+
 def test_names_of_honest_archives_are_worth_their_bytes(tmp_path: Path) -> None:
     """Even directories alone, and links alone, take more each than is asked of them."""
     for member in (

@@ -4,12 +4,14 @@ import io
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from imagefs.errors import HostError, UsageError
+from imagefs.host import trees
 from imagefs.overlay import changes, kept, layer, stack
 from imagefs.overlay.kept import Kept
 from tests.support.mounted import mounted
@@ -187,6 +189,57 @@ def test_a_strangers_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="belongs to uid 12345"):
         kept.take_up(tmp_path, [], stack.TRUSTED)
     assert os.listdir(tmp_path) == []
+
+
+def test_however_deep_it_was_written(tmp_path: Path) -> None:
+    """More levels than the stack, a path or open files allow are listed, and removed."""
+    held = _kept(tmp_path, stack.USER)
+    below = tmp_path / "image"
+    (below / "d/d").mkdir(parents=True)
+    (below / "z").touch()
+    depth = 3000
+    at = os.open(held.upper, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        at = trees.replaced(at, os.open("d", os.O_RDONLY, dir_fd=at))
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    (held.upper / "z").touch()
+    listed = [one.path for one in changes.walk(held, below)]
+    assert listed == [
+        *(b"/".join([b"d"] * n) for n in range(1, depth + 1)),
+        b"d/" * depth + b"f",
+        b"z",
+    ]
+    known = {one.path.count(b"/") for one in changes.walk(held, below) if one.before is not None}
+    assert known == {0, 1}
+    out = io.BytesIO()
+    layer.write(held, out)
+    os.close(held.fd)
+    kept.remove(held.path)
+    assert not held.path.exists()
+
+
+def test_removal_leaves_alone_what_links_lead_to(tmp_path: Path) -> None:
+    """Not even a mode changes of a file that is somebody's who wrote a link to it."""
+    held = _kept(tmp_path, stack.USER)
+    outside = tmp_path / "outside"
+    outside.touch(0o640)
+    (held.upper / "a").mkdir()
+    (held.upper / "a/link").symlink_to(outside)
+    (held.upper / "a").chmod(0o500)
+    os.close(held.fd)
+    program = (
+        "import os, sys; from pathlib import Path; from imagefs.overlay import kept\n"
+        "os.setuid(int(sys.argv[2])); kept.remove(Path(sys.argv[1]))\n"
+    )
+    uid = 54321 if os.geteuid() == 0 else os.geteuid()
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-hR", str(uid), tmp_path], check=True)
+        os.chown(outside, uid, uid)
+    words = [sys.executable, "-c", program, str(held.path), str(uid)]
+    subprocess.run(words, check=True)
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o640
 
 
 def test_removal(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ LIMITS = (
         number(index_cache.FREE_NAMES),
         HONEST,
     ),
+    Limit(
+        "steps through links and deep directories that count as a name there",
+        number(fold.STEPS_A_NAME),
+        "they take as long",
+    ),
     Limit("directories of a layer that no member describes", number(fold.MAX_IMPLIED), MEMORY),
     Limit("link targets and attributes of a layer", size(layer_records.MAX_ATTRIBUTES), MEMORY),
     Limit("steps through links and deep directories in a layer", number(fold.MAX_FOLLOWED), HONEST),

@@ -180,6 +180,26 @@ def test_each_change_is_told_with_the_layer_that_did_it(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_a_layer_deleted_is_not_looked_for_in_all_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what was there before it, no more snapshots are opened than it takes to know."""
+    layers = [layer({f"f{n}": "", f".wh.f{n - 1}": ""}) for n in range(1, 30)]
+    tree = tree_of_layers(layers, tmp_path / "image")
+    old, new = (tree.at(f"snapshots/{name}") for name in tree.layers[-2:])
+    opened: list[str] = []
+    at = Tree.at
+
+    def counted(self: Tree, view: str) -> Tree:
+        opened.append(view)
+        return at(self, view)
+
+    monkeypatch.setattr(Tree, "at", counted)
+    said = [(one.kind, one.path, one.origin and one.origin.layer) for one in changes(old, new)]
+    assert said == [("D", b"f28", tree.layers[-1]), ("A", b"f29", tree.layers[-1])]
+    assert len(opened) == 2
+
+
 def test_what_two_images_share_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of the same bytes are one, so that what they show in both is passed over."""
     old, new = open_both([[BASE, layer(STEPS[0])], [BASE, layer(STEPS[1])]], tmp_path)

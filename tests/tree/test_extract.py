@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from imagefs.errors import HostError, ImagefsError, PathError
+from imagefs.host import trees
 from imagefs.progress import Silent
-from imagefs.tree import extract
 from imagefs.tree.extract import copy
 from imagefs.tree.tree import Tree
 from tests.support import users
@@ -168,8 +168,8 @@ def test_however_deep_it_is(tmp_path: Path) -> None:
             os.close(at)
             at = below
         os.close(at)
-        extract.remove(here, os.fsdecode(names[0]))
-        extract.remove(here, "out")
+        trees.remove(here, os.fsdecode(names[0]))
+        trees.remove(here, "out")
     finally:
         os.close(here)
     assert [path.name for path in tmp_path.iterdir()] == ["image"]
@@ -199,7 +199,7 @@ def test_hostile_trees_stay_where_they_are_put(kind: str, name: str, tmp_path: P
     else:
         assert names_on_disk(tmp_path / "out") == names_in(tree)
         here = os.open(tmp_path, os.O_RDONLY)
-        extract.remove(here, "out")
+        trees.remove(here, "out")
         os.close(here)
     assert names_on_disk(tmp_path) == before
     assert (tmp_path / "outside").read_text() == "mine"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from imagefs.index import cache as index_cache
-from imagefs.tree import waste
+from imagefs.tree import hiding, waste
 from imagefs.tree.causes import RANK, Cause
 from imagefs.tree.waste import Examined, Pair
 from tests.support import oracle
@@ -309,6 +309,27 @@ def is_copy(over: object, inode: oracle.Inode, layer_number: int) -> bool:
         and over.node.type == tarfile.REGTYPE
         and over.node.content == inode.node.content
     )
+
+
+def test_what_hides_does_not_multiply_with_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that hides what is in a directory, no more is kept than its own layers ask for."""
+    kept: list[int] = []
+    walls = hiding._Walls.__init__
+
+    def counted(self: hiding._Walls, events: Mapping[int, int]) -> None:
+        kept.append(len(events))
+        walls(self, events)
+
+    monkeypatch.setattr(hiding._Walls, "__init__", counted)
+    names, above = 50, 60
+    directories = [layer({f"{name}/f": f"{at}" for name in range(names)}) for at in range(2)]
+    whiteouts = layer({f".wh.{name}": "" for name in range(names)})
+    opaque = [layer({OPAQUE: "", f"new{at}": ""}) for at in range(above)]
+    hidden = found([*directories, whiteouts, *opaque], tmp_path)
+    assert hidden == {(0, 1, "overwritten"): names, (1, 2, "below"): names}
+    assert sum(kept) < above + 10 * names
 
 
 @settings(max_examples=300, deadline=None)
