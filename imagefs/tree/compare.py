@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from imagefs.errors import PathError
 from imagefs.filesystem import Attr, Entry
+from imagefs.tree.deletions import Deletions
 from imagefs.tree.export import AT_ONCE, AT_ONCE_SPARSE, read, runs_of
 from imagefs.tree.tree import Origin, Tree
 
@@ -61,7 +62,7 @@ class _Comparison:
         self._old, self._new, self._keep_going = old, new, keep_going
         self._shared = old is not None and old.fs is new.fs
         self._aspects = [one for one in ASPECTS if one not in ignored]
-        self._deletions = _Deletions(new)
+        self._deletions = Deletions(new)
 
     def run(self) -> Iterator[Change]:
         """Yield the changes; no deeper on the stack for a deeper tree."""
@@ -208,43 +209,3 @@ def _overlaid(
         if end > reached:
             yield max(start, reached), end
             reached = end
-
-
-class _Deletions:
-    """Which layer of an image deleted something: found by going down its snapshots."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._layers = tree.snapshots()[::-1]
-        self._roots: list[int] = []
-        self._folder: bytes | None = None
-        self._nodes: list[int | None] = []
-
-    def origin(self, path: bytes) -> Origin | None:
-        """Return the layer that took a path away; None if no layer of the image had it."""
-        folder, _, name = path.rpartition(b"/")
-        if folder != self._folder:
-            # Many of one directory may be asked for, one after the other.
-            self._folder, self._nodes = folder, []
-        for number in range(len(self._layers)):
-            if number == len(self._nodes):
-                self._nodes.append(self._directory(self._root(number), folder))
-            node = self._nodes[number]
-            if node is not None and self._tree.fs.lookup(node, name) is not None:
-                return self._tree.layer(self._layers[number - 1]) if number else None
-        return None
-
-    def _root(self, number: int) -> int:
-        """Return the root of a snapshot, the last one's being 0; most are never asked for."""
-        for layer in self._layers[len(self._roots) : number + 1]:
-            self._roots.append(self._tree.at(f"snapshots/{layer}").root)
-        return self._roots[number]
-
-    def _directory(self, root: int, path: bytes) -> int | None:
-        """Return the node of a directory below another; no link leads there."""
-        for part in filter(None, path.split(b"/")):
-            found = self._tree.fs.lookup(root, part)
-            if found is None or not stat.S_ISDIR(found.mode):
-                return None
-            root = found.node
-        return root

@@ -197,7 +197,7 @@ def test_what_a_layer_deleted_is_not_looked_for_in_all_below_it(
     monkeypatch.setattr(Tree, "at", counted)
     said = [(one.kind, one.path, one.origin and one.origin.layer) for one in changes(old, new)]
     assert said == [("D", b"f28", tree.layers[-1]), ("A", b"f29", tree.layers[-1])]
-    assert len(opened) == 2
+    assert len(opened) <= 2
 
 
 def test_what_two_images_share_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
