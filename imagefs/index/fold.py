@@ -49,7 +49,7 @@ MAX_IMPLIED = 1 << 19
 MAX_FOLLOWED = 4_000_000
 """Most steps through links and deep directories that the paths of one layer may take."""
 STEPS_A_NAME = 8
-"""How many of these steps count as a name, as they take about as long."""
+"""How many of these steps take about as long as a name; where they are more, they count."""
 
 _DEEP = 64
 """From which component on the steps of a path are counted: honest trees hardly go so deep."""
@@ -77,8 +77,8 @@ class Fold:
     stands there, which saves memory and time; what is settled is always later than what waits
     under the same name. Directories, and symbolic links up to a number, are settled at once.
 
-    `took` is told again and again how many names the tree has by now, and how many bytes of memory
-    it takes.
+    `took` is told again and again how many names the tree has by now, or has taken the time of, and
+    how many bytes of memory it takes.
     """
 
     def __init__(self, took: Took = lambda _names, _memory: None) -> None:
@@ -90,6 +90,8 @@ class Fold:
         self._settled: dict[bytes, bytes] = {}
         self._unsettled_links = False
         self._directories = {b"": _ROOT}
+        # The last one of a path that is too long to keep many.
+        self._deep = b"", _ROOT
         self._numbers = 0
         self._pending: list[bytes] = []
         self._implied = self._followed = self._told_followed = 0
@@ -137,7 +139,7 @@ class Fold:
         self._told, self._told_details = len(self._waiting), self._members.details_bytes
         self._told_followed = self._followed
         self._took(
-            len(self._waiting) + len(self._settled) + self._followed // STEPS_A_NAME,
+            max(len(self._waiting) + len(self._settled), self._followed // STEPS_A_NAME),
             self._names
             + _BYTES_WAITING * len(self._waiting)
             + _BYTES_SETTLED * len(self._settled)
@@ -279,14 +281,20 @@ class Fold:
         """
         *parents, base = clean(path) or [b""]
         head = b"/".join(parents)
-        directory = self._directories.get(head)
+        directory = self._known(head)
         if directory is None:
             directory = self._make(parents)
             self._know(head, directory)
         return directory, base
 
+    def _known(self, path: bytes) -> bytes | None:
+        deep, directory = self._deep
+        return directory if path == deep else self._directories.get(path)
+
     def _know(self, path: bytes, directory: bytes) -> None:
-        if len(path) <= _MAX_KNOWN_LENGTH:
+        if len(path) > _MAX_KNOWN_LENGTH:
+            self._deep = path, directory
+        else:
             if len(self._directories) >= _MAX_KNOWN:
                 self._forget_paths()
             self._directories[path] = directory
@@ -439,7 +447,7 @@ class Fold:
             return None
         self._settle()
         head = b"/".join(parents)
-        directory = self._directories.get(head)
+        directory = self._known(head)
         if directory is None:
             followed = self._follow([_ROOT], head)
             if followed is None:
@@ -451,6 +459,7 @@ class Fold:
     def _forget_paths(self) -> None:
         self._directories.clear()
         self._directories[b""] = _ROOT
+        self._deep = b"", _ROOT
 
 
 def _refuse_long(name: bytes) -> None:

@@ -46,7 +46,7 @@ class Tally:
             raise CorruptArchive(
                 f"the image's layers have more than {self._most} names, too many for"
                 f" {self._packed} bytes, where steps through links and deep directories count"
-                " as well; decompress the archive to have it taken all the same"
+                " as well; if the archive is compressed, decompress it and try that"
             )
 
 
