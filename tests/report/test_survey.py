@@ -9,7 +9,8 @@ from hypothesis import given, settings
 
 from imagefs.report import facts
 from imagefs.report.folders import Folder, pruned
-from imagefs.report.survey import ADDED, CHANGED, DELETED, Survey, survey
+from imagefs.report.sums import ADDED, CHANGED, DELETED
+from imagefs.report.survey import Survey, survey
 from imagefs.report.treemap import WHOLE, mapped
 from tests.support import oracle
 from tests.support.tars import Dir, File, Hard, Sym, layer
