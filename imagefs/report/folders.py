@@ -88,27 +88,31 @@ class Folder(Summed):
     def __init__(self, name: bytes = b"", parent: "Folder | None" = None) -> None:
         self.name, self.parent = name, parent
         self.kind: int | None = None
-        self._folders: dict[bytes, Folder] = {}
-        self._leaves: list[Leaf] = []
-        self._sizes: dict[int, int] = {}
-        self._names: dict[int, int] = {}
+        # Most directories of a tree that is made to be large have none of these.
+        self._folders: dict[bytes, Folder] | None = None
+        self._leaves: list[Leaf] | None = None
+        self._sizes: dict[int, int] | None = None
+        self._names: dict[int, int] | None = None
 
     @property
     def sizes(self) -> Mapping[int, int]:
         """The bytes of all below, by kind."""
-        return self._sizes
+        return self._sizes or {}
 
     @property
     def names(self) -> Mapping[int, int]:
         """The names of all below, by kind."""
-        return self._names
+        names = self._names or {}
+        return names if self.kind is None else names | {self.kind: names.get(self.kind, 0) + 1}
 
     def entries(self) -> Iterator[Summed | Leaf]:
         """Yield the directories in it, and the heaviest of all else."""
-        return chain(self._folders.values(), self._leaves)
+        return chain((self._folders or {}).values(), self._leaves or ())
 
     def enter(self, name: bytes) -> "Folder":
         """Return the directory of a name in this one, made if need be."""
+        if self._folders is None:
+            self._folders = {}
         found = self._folders.get(name)
         if found is None:
             found = self._folders[name] = Folder(name, self)
@@ -123,33 +127,42 @@ class Folder(Summed):
 
     def count_name(self, kind: int, names: int = 1) -> None:
         """Count names in it of a kind."""
+        if self._names is None:
+            self._names = {}
         self._names[kind] = self._names.get(kind, 0) + names
 
     def add(self, name: bytes, kind: int, size: int, names: int = 1) -> None:
         """Enter a leaf of a kind, whose names have been counted."""
-        self._sizes[kind] = self._sizes.get(kind, 0) + size
+        self._count_bytes(kind, size)
+        if self._leaves is None:
+            self._leaves = []
         self._leaves.append(Leaf(name, kind, size, names))
         thin(self._leaves)
 
     def mark(self, kind: int) -> None:
-        """Say that something happened to the directory itself."""
+        """Say that something happened to the directory itself, which counts as a name."""
         self.kind = kind
-        self.count_name(kind)
+
+    def _count_bytes(self, kind: int, size: int) -> None:
+        if self._sizes is None:
+            self._sizes = {}
+        self._sizes[kind] = self._sizes.get(kind, 0) + size
 
     def settle(self) -> "Folder":
         """Add to the sums of each directory those of all below it."""
         order = [self]
         for folder in order:
-            order += folder._folders.values()
+            order += (folder._folders or {}).values()
         for folder in reversed(order):
             if folder.parent is not None:
                 folder.parent._take(folder)
         return self
 
     def _take(self, other: "Folder") -> None:
-        for mine, theirs in ((self._sizes, other.sizes), (self._names, other.names)):
-            for kind, count in theirs.items():
-                mine[kind] = mine.get(kind, 0) + count
+        for kind, size in other.sizes.items():
+            self._count_bytes(kind, size)
+        for kind, names in other.names.items():
+            self.count_name(kind, names)
 
 
 def thin(leaves: list[Leaf]) -> None:

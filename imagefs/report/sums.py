@@ -8,7 +8,7 @@ import heapq
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count, groupby
+from itertools import groupby
 from operator import itemgetter
 from stat import S_IFREG
 
@@ -24,7 +24,6 @@ from imagefs.vfs.merge import S_IFDIR, Place
 ADDED, CHANGED, DELETED = range(3)
 """Kinds of what a layer did to a name."""
 _REGULAR = S_IFREG >> 12
-_CHUNK = 4096
 
 
 class LayerSums:
@@ -43,13 +42,14 @@ class LayerSums:
         self.did_sizes = [array("Q", bytes(8 * number)) for _ in range(3)]
         self.did_names = [array("I", bytes(4 * number)) for _ in range(3)]
         self.deleted: dict[int, list[Leaf]] = {}
-        self._directories = array("I")
+        self._directories, self._parents = array("I"), array("I")
         self._origins: dict[int, int] = {}
         self._moved: dict[int, Counter[int]] = {}
 
-    def enter(self, number: int, kind: int | None) -> None:
+    def enter(self, number: int, parent: int, kind: int | None) -> None:
         """Enter a directory, after the one that it lies in, and what the layer did to it."""
         self._directories.append(number)
+        self._parents.append(parent)
         if kind is not None:
             self.marks[number] = kind + 1
             self.did_names[kind][number] += 1
@@ -87,8 +87,8 @@ class LayerSums:
     def settle(self) -> None:
         """Add to the sums of each directory those of all below it."""
         tables = [self.sizes, self.names, *self.did_sizes, *self.did_names]
-        for number in reversed(self._directories):
-            above = self.index.row(number).parent
+        pairs = zip(reversed(self._directories), reversed(self._parents), strict=True)
+        for number, above in pairs:
             for table in tables:
                 if table[number]:
                     table[above] += table[number]
@@ -131,7 +131,12 @@ class Shown(Summed):
     @property
     def total(self) -> int:
         """The bytes of all below."""
-        return sum(self._layers[layer].sizes[number] for layer, number in self._places)
+        return sum([self._layers[layer].sizes[number] for layer, number in self._places])
+
+    @property
+    def count(self) -> int:
+        """The names of all below."""
+        return sum([self._layers[layer].names[number] for layer, number in self._places])
 
     def entries(self) -> Iterator[Summed | Leaf]:
         """Yield the directories in it, and the files that have bytes."""
@@ -147,8 +152,9 @@ class Shown(Summed):
                 yield Shown(self._hiding, self._layers, places, name)
 
     def _table(self, layer: int, directory: int) -> Iterator[tuple[bytes, int, int]]:
-        by_row, told = self._hiding.by_row[layer], self._layers[layer].told
-        for name, number, row in _children(self._layers[layer].index, directory):
+        by_row, sums = self._hiding.by_row[layer], self._layers[layer]
+        told, index = sums.told, sums.index
+        for name, number, row in index.stream(index.row(directory)):
             if not by_row[number] and (told[number] or row[3] >> 12 == S_IFDIR):
                 yield name, layer, number
 
@@ -180,6 +186,18 @@ class Done(Summed):
         """The names of all below, by what was done."""
         return self._by_kind(self._sums.did_names)
 
+    @property
+    def total(self) -> int:
+        """The bytes of all below."""
+        number = self._number
+        return sum([table[number] for table in self._sums.did_sizes])
+
+    @property
+    def count(self) -> int:
+        """The names of all below."""
+        number = self._number
+        return sum([table[number] for table in self._sums.did_names])
+
     def _by_kind(self, tables: Sequence["array[int]"]) -> Mapping[int, int]:
         counts = ((kind, table[self._number]) for kind, table in enumerate(tables))
         return {kind: count for kind, count in counts if count}
@@ -189,9 +207,10 @@ class Done(Summed):
         yield from self._sums.deleted.get(self._number, ())
         index, events = self._sums.index, self._hiding.events
         by_row, changes = self._hiding.by_row[self._layer], self._hiding.changes[self._layer]
-        if index.row(self._number).mode >> 12 != S_IFDIR:
+        directory = index.row(self._number)
+        if directory.mode >> 12 != S_IFDIR:
             return
-        for name, number, row in _children(index, self._number):
+        for name, number, row in index.stream(directory):
             if by_row[number] and events[by_row[number]].cause is Cause.MARKER:
                 continue
             is_directory = row[3] >> 12 == S_IFDIR
@@ -208,11 +227,3 @@ def brought(index: Index, number: int, row: tuple[int, ...]) -> int:
     if row[7] != number or row[3] >> 12 != _REGULAR:
         return 0
     return stored(index, Row._make(row)) if row[2] & rows.SPARSE else row[11]
-
-
-def _children(index: Index, directory: int) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
-    """Yield a directory's names with their rows, some being read at a time."""
-    row = index.row(directory)
-    for begin in range(0, row.size, _CHUNK):
-        names, table = index.table(row, begin, min(begin + _CHUNK, row.size))
-        yield from zip(names, count(row.data + begin), table)

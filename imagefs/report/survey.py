@@ -109,7 +109,7 @@ class _Pass:
                     kind = ADDED
                 elif self._is_changed(layer, number, row):
                     kind = CHANGED
-            sums.enter(number, kind)
+            sums.enter(number, row[8], kind)
             if event:
                 self._is_gone[event] = 1
             elif row[3] & 0o002 and not row[2] & rows.IMPLIED and not again[number]:

@@ -6,17 +6,19 @@ marker in a directory above it, or something else where such a directory was. Wh
 several of these, the nearest to the name counts, in that order. Pure over indexes.
 """
 
+import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from imagefs.index import rows
 from imagefs.index.reader import Index
+from imagefs.index.rows import Row
 from imagefs.tar import header as tar_header
 from imagefs.tree.causes import RANK, Cause, Event
-from imagefs.vfs import merge
 from imagefs.vfs.links import Links
 from imagefs.vfs.merge import S_IFDIR, Place
 
@@ -191,6 +193,8 @@ class Hiding:
         waiting = [top]
         while waiting:
             directory = index.row(waiting.pop())
+            if not directory.size:
+                continue
             first, end = directory.data, directory.data + directory.size
             by_row[first:end] = array("I", [number]) * directory.size
             table = enumerate(index.rows(first, end), first)
@@ -198,23 +202,27 @@ class Hiding:
 
     def _directory(self, places: list[Place], walls: _Walls, path: bytes) -> Iterator[_Inner]:
         """Enter what hides the names of a directory; yield the directories in it."""
-        entries: dict[bytes, list[_Entry]] = {}
-        deleted: dict[bytes, list[int]] = {}
         around = walls.first(places)
+        tables: list[Iterator[tuple[bytes, int, _Entry | None]]] = []
         for layer, number in places:
-            index = self.indexes[layer]
-            if index.row(number).flags & rows.OPAQUE:
+            directory = self.indexes[layer].row(number)
+            if directory.flags & rows.OPAQUE:
                 around[layer] = self._number(Event(layer, Cause.OPAQUE, path), number)
-            for name, _, at, row in merge.entries_of(index, layer, number):
-                if row[2] & rows.WHITEOUT:
-                    deleted.setdefault(name[_PREFIX:], []).append(layer)
-                if not row[2] & rows.HIDDEN:
-                    is_implied = bool(row[2] & rows.IMPLIED)
-                    entry = _Entry(layer, at, row[3] >> 12 == S_IFDIR, is_implied)
-                    entries.setdefault(name, []).append(entry)
+            tables.append(self._entries(layer, directory))
+            if directory.flags & rows.WHITEOUTS_WITHIN:
+                tables.append(self._whiteouts(layer, directory))
         over, here = _Walls(around), dict(places)
-        for name, found in entries.items():
-            gone = deleted.get(name, [])
+        # By name, and of each name the bottom layer first.
+        for name, table in groupby(heapq.merge(*tables, key=itemgetter(0, 1)), key=itemgetter(0)):
+            found: list[_Entry] = []
+            gone: list[int] = []
+            for _, layer, entry in table:
+                if entry is None:
+                    gone.append(layer)
+                else:
+                    found.append(entry)
+            if not found:
+                continue
             self._enter_leaves(found, gone, over, here)
             inside = [(entry.layer, entry.row) for entry in found if entry.is_directory]
             if inside:
@@ -227,6 +235,24 @@ class Hiding:
                 for layer, number in inside:
                     self.by_row[layer][number] = inner.number(layer)
                 yield inside, inner, below
+
+    def _entries(self, layer: int, directory: Row) -> Iterator[tuple[bytes, int, _Entry | None]]:
+        """Yield what a layer has in a directory, sorted by name."""
+        for name, at, row in self.indexes[layer].stream(directory):
+            if not row[2] & rows.HIDDEN:
+                is_implied = bool(row[2] & rows.IMPLIED)
+                yield name, layer, _Entry(layer, at, row[3] >> 12 == S_IFDIR, is_implied)
+
+    def _whiteouts(self, layer: int, directory: Row) -> Iterator[tuple[bytes, int, _Entry | None]]:
+        """Yield what a layer deletes in a directory, sorted by name."""
+        prefix, index = tar_header.WHITEOUT_PREFIX, self.indexes[layer]
+        for name, _, row in index.stream(
+            directory, index.place(directory, prefix, 0, directory.size)
+        ):
+            if not name.startswith(prefix):
+                return
+            if row[2] & rows.WHITEOUT:
+                yield name[_PREFIX:], layer, None
 
     def _taken(
         self, found: Sequence[_Entry], gone: Sequence[int], here: Mapping[int, int], path: bytes
