@@ -15,6 +15,7 @@ import os
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from struct import unpack
 from threading import Lock
@@ -27,6 +28,7 @@ from imagefs.host.files import NO_MORE_FILES, host_errors
 from imagefs.index import rows
 from imagefs.index.rows import Row
 
+_STREAMED = 128
 # Half of what a call of Row._make takes.
 _new = tuple.__new__
 _MOST_LOADED = 32 << 20
@@ -308,6 +310,17 @@ class Index:
         start = self._starts[1] + names_at
         names = self._bytes(start, start + last_at + last_len - names_at)
         return [names[row[0] - names_at : row[0] - names_at + row[1]] for row in found], found
+
+    def stream(
+        self, directory: Row, begin: int = 0
+    ) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
+        """Yield a directory's names from one on, sorted, with their rows' numbers and those.
+
+        The rows are plain tuples, of which few are in memory at a time.
+        """
+        for at in range(begin, directory.size, _STREAMED):
+            names, table = self.table(directory, at, min(at + _STREAMED, directory.size))
+            yield from zip(names, count(directory.data + at), table, strict=False)
 
     def rows(self, first: int, end: int) -> list[tuple[int, ...]]:
         """Return rows from one number up to another, as plain tuples; both lie in the index."""

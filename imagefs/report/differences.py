@@ -12,7 +12,7 @@ from itertools import chain
 from imagefs.filesystem import Attr
 from imagefs.report.facts import facts
 from imagefs.report.folders import Folder
-from imagefs.report.survey import ADDED, CHANGED, DELETED
+from imagefs.report.sums import ADDED, CHANGED, DELETED
 from imagefs.tree import compare
 from imagefs.tree.tree import Tree
 

@@ -6,8 +6,11 @@ a budget is used up, and the rest is told as a sum. Knows nothing of images; pur
 
 import heapq
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import NamedTuple
 
 from imagefs.text import printable
 
@@ -22,75 +25,44 @@ def words(name: bytes) -> str:
     return printable(os.fsdecode(name))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A name that is no directory, or one that stands for all that was in it (`names` of them)."""
 
-    weight: int
     name: bytes
     kind: int
     size: int
-    names: int
+    names: int = 1
+
+    @property
+    def weight(self) -> int:
+        """How much it is worth showing."""
+        return self.size + _NAME_WEIGHT * self.names
 
 
-class Folder:
-    """A directory of a tree: `folders` in it, the heaviest of its `leaves`, and sums by kind."""
+class Summed(ABC):
+    """A directory with sums by kind, of all that is below it."""
 
-    __slots__ = ("folders", "kind", "leaves", "name", "names", "parent", "size", "sizes")
+    __slots__ = ()
+    name: bytes
 
-    def __init__(self, name: bytes = b"", parent: "Folder | None" = None) -> None:
-        self.name, self.parent = name, parent
-        self.kind: int | None = None
-        self.folders: dict[bytes, Folder] = {}
-        self.leaves: list[Leaf] = []
-        self.sizes: dict[int, int] = {}
-        self.names: dict[int, int] = {}
+    @property
+    @abstractmethod
+    def kind(self) -> int | None:
+        """What happened to the directory itself."""
 
-    def enter(self, name: bytes) -> "Folder":
-        """Return the directory of a name in this one, made if need be."""
-        found = self.folders.get(name)
-        if found is None:
-            found = self.folders[name] = Folder(name, self)
-        return found
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[int, int]:
+        """The bytes of all below, by kind."""
 
-    def at(self, path: bytes) -> "Folder":
-        """Return the directory of a path below this one, made if need be."""
-        here = self
-        for name in filter(None, path.split(b"/")):
-            here = here.enter(name)
-        return here
+    @property
+    @abstractmethod
+    def names(self) -> Mapping[int, int]:
+        """The names of all below, by kind."""
 
-    def count_name(self, kind: int, names: int = 1) -> None:
-        """Count names in it of a kind."""
-        self.names[kind] = self.names.get(kind, 0) + names
-
-    def add(self, name: bytes, kind: int, size: int, names: int = 1) -> None:
-        """Enter a leaf of a kind, whose names have been counted."""
-        self.sizes[kind] = self.sizes.get(kind, 0) + size
-        self.leaves.append(Leaf(size + _NAME_WEIGHT * names, name, kind, size, names))
-        if len(self.leaves) > 8 * WIDEST:
-            self.leaves = heapq.nlargest(WIDEST, self.leaves)
-
-    def mark(self, kind: int) -> None:
-        """Say that something happened to the directory itself."""
-        self.kind = kind
-        self.count_name(kind)
-
-    def settle(self) -> "Folder":
-        """Add to the sums of each directory those of all below it."""
-        order = [self]
-        for folder in order:
-            order += folder.folders.values()
-        for folder in reversed(order):
-            if folder.parent is not None:
-                for mine, theirs in (
-                    (folder.sizes, folder.parent.sizes),
-                    (folder.names, folder.parent.names),
-                ):
-                    for kind, count in mine.items():
-                        theirs[kind] = theirs.get(kind, 0) + count
-            folder.leaves.sort(reverse=True)
-        return self
+    @abstractmethod
+    def entries(self) -> "Iterator[Summed | Leaf]":
+        """Yield the directories in it, and those of all else in it that may be the heaviest."""
 
     @property
     def total(self) -> int:
@@ -108,6 +80,101 @@ class Folder:
         return self.total + _NAME_WEIGHT * self.count
 
 
+class Folder(Summed):
+    """A directory of a tree that is made by and by: its sums are right once it is settled."""
+
+    __slots__ = ("_folders", "_leaves", "_names", "_sizes", "kind", "name", "parent")
+
+    def __init__(self, name: bytes = b"", parent: "Folder | None" = None) -> None:
+        self.name, self.parent = name, parent
+        self.kind: int | None = None
+        # Most directories of a tree that is made to be large have none of these.
+        self._folders: dict[bytes, Folder] | None = None
+        self._leaves: list[Leaf] | None = None
+        self._sizes: dict[int, int] | None = None
+        self._names: dict[int, int] | None = None
+
+    @property
+    def sizes(self) -> Mapping[int, int]:
+        """The bytes of all below, by kind."""
+        return self._sizes or {}
+
+    @property
+    def names(self) -> Mapping[int, int]:
+        """The names of all below, by kind."""
+        names = self._names or {}
+        return names if self.kind is None else names | {self.kind: names.get(self.kind, 0) + 1}
+
+    def entries(self) -> Iterator[Summed | Leaf]:
+        """Yield the directories in it, and the heaviest of all else."""
+        return chain((self._folders or {}).values(), self._leaves or ())
+
+    def enter(self, name: bytes) -> "Folder":
+        """Return the directory of a name in this one, made if need be."""
+        if self._folders is None:
+            self._folders = {}
+        found = self._folders.get(name)
+        if found is None:
+            found = self._folders[name] = Folder(name, self)
+        return found
+
+    def at(self, path: bytes) -> "Folder":
+        """Return the directory of a path below this one, made if need be."""
+        here = self
+        for name in filter(None, path.split(b"/")):
+            here = here.enter(name)
+        return here
+
+    def count_name(self, kind: int, names: int = 1) -> None:
+        """Count names in it of a kind."""
+        if self._names is None:
+            self._names = {}
+        self._names[kind] = self._names.get(kind, 0) + names
+
+    def add(self, name: bytes, kind: int, size: int, names: int = 1) -> None:
+        """Enter a leaf of a kind, whose names have been counted."""
+        self._count_bytes(kind, size)
+        if self._leaves is None:
+            self._leaves = []
+        self._leaves.append(Leaf(name, kind, size, names))
+        thin(self._leaves)
+
+    def mark(self, kind: int) -> None:
+        """Say that something happened to the directory itself, which counts as a name."""
+        self.kind = kind
+
+    def _count_bytes(self, kind: int, size: int) -> None:
+        if self._sizes is None:
+            self._sizes = {}
+        self._sizes[kind] = self._sizes.get(kind, 0) + size
+
+    def settle(self) -> "Folder":
+        """Add to the sums of each directory those of all below it."""
+        order = [self]
+        for folder in order:
+            order += (folder._folders or {}).values()
+        for folder in reversed(order):
+            if folder.parent is not None:
+                folder.parent._take(folder)
+        return self
+
+    def _take(self, other: "Folder") -> None:
+        for kind, size in other.sizes.items():
+            self._count_bytes(kind, size)
+        for kind, names in other.names.items():
+            self.count_name(kind, names)
+
+
+def thin(leaves: list[Leaf]) -> None:
+    """Leave out, where a directory's leaves have become many, those that are never shown."""
+    if len(leaves) > 8 * WIDEST:
+        leaves[:] = heapq.nsmallest(WIDEST, leaves, key=_order)
+
+
+def _order(one: Summed | Leaf) -> tuple[int, bytes]:
+    return -one.weight, one.name
+
+
 @dataclass(slots=True)
 class Node:
     """An entry of the page's tree, with what is shown of it; `rest` sums up what is not."""
@@ -116,8 +183,8 @@ class Node:
     kind: int | None
     size: int
     count: int
-    sizes: dict[int, int]
-    names: dict[int, int]
+    sizes: Mapping[int, int]
+    names: Mapping[int, int]
     is_folder: bool
     children: "list[Node]" = field(default_factory=list)
     rest_size: int = 0
@@ -136,19 +203,16 @@ class Node:
             yield from child.all()
 
 
-def pruned(root: Folder, budget: int) -> Node:
-    """Return a settled tree's heaviest part, of at most so many nodes."""
+def pruned(root: Summed, budget: int) -> Node:
+    """Return the heaviest part of a tree whose sums are right, of at most so many nodes."""
     top = _folder_node(root, "/")
     waiting = [(-root.weight, 0, root, top)]
     made = 0
     while waiting:
         _, _, folder, node = heapq.heappop(waiting)
         room = max(0, min(WIDEST, budget - made))
-        entries: list[tuple[int, bytes, Folder | Leaf]] = [
-            (-one.weight, one.name, one) for one in folder.folders.values() if one.names
-        ]
-        entries += [(-one.weight, one.name, one) for one in folder.leaves]
-        for _, _, entry in heapq.nsmallest(room, entries, key=lambda one: one[:2]):
+        there = (one for one in folder.entries() if isinstance(one, Leaf) or one.count)
+        for entry in heapq.nsmallest(room, there, key=_order):
             made += 1
             if isinstance(entry, Leaf):
                 node.children.append(_leaf_node(entry))
@@ -163,16 +227,19 @@ def pruned(root: Folder, budget: int) -> Node:
     return top
 
 
-def _through(folder: Folder) -> tuple[Folder, str]:
+def _through(folder: Summed) -> tuple[Summed, str]:
     """Pass through directories that hold nothing but one other; return that, and the path."""
     names = [folder.name]
-    while len(folder.folders) == 1 and not folder.leaves and folder.kind is None:
-        (folder,) = folder.folders.values()
+    while folder.kind is None:
+        inside = list(islice(folder.entries(), 2))
+        if len(inside) != 1 or isinstance(inside[0], Leaf):
+            break
+        folder = inside[0]
         names.append(folder.name)
     return folder, "/".join(map(words, names))
 
 
-def _folder_node(folder: Folder, name: str) -> Node:
+def _folder_node(folder: Summed, name: str) -> Node:
     sizes, names = folder.sizes, folder.names
     return Node(name, folder.kind, folder.total, folder.count, sizes, names, is_folder=True)
 

@@ -5,24 +5,25 @@ anybody may write to, who may log in. A layer's changes are beside what the laye
 """
 
 import heapq
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress, count
 from stat import S_IFREG
 from typing import NamedTuple
 
 from imagefs.image.model import Image
 from imagefs.index import rows
 from imagefs.index.rows import Row
-from imagefs.report.folders import Folder
+from imagefs.report.folders import Summed
+from imagefs.report.sums import ADDED, CHANGED, Done, LayerSums, Shown, brought
 from imagefs.tree import waste
-from imagefs.tree.causes import Cause, Event
-from imagefs.tree.contents import stored
+from imagefs.tree.causes import Cause
 from imagefs.tree.hiding import Hiding
 from imagefs.tree.waste import Examined, Waste
 from imagefs.vfs.chain import Spot
 from imagefs.vfs.merge import S_IFDIR, Place
 
-ADDED, CHANGED, DELETED = range(3)
-"""Kinds of what a layer did to a name."""
 BIGGEST = 20
 WORST = 30
 MOST_LISTED = 100
@@ -47,8 +48,8 @@ class Survey:
 
     image: Image
     waste: Waste
-    root: Folder
-    changes: list[Folder]
+    root: Summed
+    changes: Sequence[Summed]
     files: int = 0
     biggest: list[Found] = field(default_factory=list)
     setuid: list[Found] = field(default_factory=list)
@@ -60,60 +61,59 @@ class Survey:
 def survey(examined: Examined) -> Survey:
     """Gather what there is to show of an image."""
     image, hiding, contents = examined
+    layers = [LayerSums(index) for index in hiding.indexes]
     found = Survey(
         image,
         waste.measure(hiding, contents, WORST),
-        Folder(),
-        [Folder() for _ in hiding.indexes],
+        Shown(hiding, layers, [(layer, 0) for layer, _ in enumerate(layers)], b""),
+        [Done(hiding, sums, layer, 0, b"") for layer, sums in enumerate(layers)],
     )
-    gathered = _Pass(hiding, found)
-    for layer in reversed(range(len(hiding.indexes))):
+    gathered = _Pass(hiding, layers, found)
+    for layer in reversed(range(len(layers))):
         gathered.directories(layer)
-    for layer in range(len(hiding.indexes)):
+    for layer in range(len(layers)):
         gathered.names(layer)
     gathered.lose_directories()
     gathered.weigh()
-    for folder in (found.root, *found.changes):
-        folder.settle()
+    for sums in layers:
+        sums.settle()
     found.passwd = _content(examined, b"etc", b"passwd")
     return found
 
 
 class _Pass:
-    """One way through all rows; `where` has the folders of each layer's directories by row."""
+    """One way through all rows; `gone` has what events took away of directories, by number."""
 
-    def __init__(self, hiding: Hiding, found: Survey) -> None:
-        self._hiding, self._found = hiding, found
-        self._where: list[dict[int, Folder]] = [{0: found.root} for _ in hiding.indexes]
-        self._changed: list[dict[int, Folder]] = [{0: folder} for folder in found.changes]
-        self._described: set[int] = set()
-        self._gone: dict[tuple[int, bytes], list[int]] = {}
+    def __init__(self, hiding: Hiding, layers: Sequence[LayerSums], found: Survey) -> None:
+        self._hiding, self._layers, self._found = hiding, layers, found
+        events = len(hiding.events)
+        self._is_gone = bytearray(events)
+        self._gone_sizes, self._gone_names = (
+            array("Q", bytes(8 * events)),
+            array("I", bytes(4 * events)),
+        )
 
     def directories(self, layer: int) -> None:
         """Enter a layer's directories; those of the layers above it have been entered."""
-        hiding, index = self._hiding, self._hiding.indexes[layer]
-        where, changed = self._where[layer], self._changed[layer]
+        hiding, sums = self._hiding, self._layers[layer]
+        by_row, changes, again = hiding.by_row[layer], hiding.changes[layer], hiding.again[layer]
         for number, row in hiding.rows(layer):
             if row[3] >> 12 != S_IFDIR:
                 continue
-            event = hiding.event((layer, number))
-            if event is not None and event.cause is Cause.MARKER:
+            event = by_row[number]
+            if event and hiding.events[event].cause is Cause.MARKER:
                 continue
-            name = index.name(Row._make(row))
-            mine = changed[number] = changed[row[8]].enter(name)
+            kind = None
             if not row[2] & rows.IMPLIED:
-                if not hiding.changes[layer][number]:
-                    mine.mark(ADDED)
+                if not changes[number]:
+                    kind = ADDED
                 elif self._is_changed(layer, number, row):
-                    mine.mark(CHANGED)
-            if event is not None:
-                self._lose((layer, number), event, 0, 0)
-                continue
-            folder = where[number] = where[row[8]].enter(name)
-            if not row[2] & rows.IMPLIED and id(folder) not in self._described:
-                self._described.add(id(folder))
-                if row[3] & 0o002:
-                    _note(self._found.writable, hiding, (layer, number), row[3] & 0o7777)
+                    kind = CHANGED
+            sums.enter(number, row[8], kind)
+            if event:
+                self._is_gone[event] = 1
+            elif row[3] & 0o002 and not row[2] & rows.IMPLIED and not again[number]:
+                _note(self._found.writable, hiding, (layer, number), row[3] & 0o7777)
 
     def _is_changed(self, layer: int, number: int, row: tuple[int, ...]) -> bool:
         """Tell whether a directory is described otherwise than what stood there before, if any."""
@@ -133,28 +133,24 @@ class _Pass:
 
     def names(self, layer: int) -> None:
         """Enter all else that a layer has, and what it takes away."""
-        hiding, index = self._hiding, self._hiding.indexes[layer]
-        changes, changed = hiding.changes[layer], self._changed[layer]
+        hiding, sums = self._hiding, self._layers[layer]
+        by_row, changes, index = hiding.by_row[layer], hiding.changes[layer], sums.index
         for number, row in hiding.rows(layer):
             if row[3] >> 12 == S_IFDIR:
                 continue
-            event = hiding.event((layer, number))
-            if event is not None and event.cause is Cause.MARKER:
+            event = by_row[number]
+            if event and hiding.events[event].cause is Cause.MARKER:
                 continue
-            size = 0
-            if row[7] == number and row[3] >> 12 == _REGULAR:
-                size = stored(index, Row._make(row)) if row[2] & rows.SPARSE else row[11]
-                if row[3] & 0o6000 or row[2] & rows.XATTRS:
-                    self._look((layer, number), Row._make(row))
-            kind = CHANGED if changes[number] else ADDED
-            folder = changed[row[8]]
-            folder.count_name(kind)
-            folder.add(index.name(Row._make(row)), kind, size)
-            if event is None:
-                self._found.files += 1
-                self._where[layer][row[8]].count_name(layer)
+            size = brought(index, number, row)
+            may_give = row[3] & 0o6000 or row[2] & rows.XATTRS
+            if may_give and row[7] == number and row[3] >> 12 == _REGULAR:
+                self._look((layer, number), Row._make(row))
+            sums.did(row[8], CHANGED if changes[number] else ADDED, size)
+            if event:
+                self._lose((layer, number), row, event, size)
             else:
-                self._lose((layer, number), event, size, 1)
+                self._found.files += 1
+                sums.names[row[8]] += 1
 
     def _look(self, place: Place, row: Row) -> None:
         """Note a file of the root that gives rights away."""
@@ -168,42 +164,32 @@ class _Pass:
         if value:
             _note(self._found.capable, self._hiding, name, mode, value)
 
-    def _lose(self, place: Place, event: Event, size: int, names: int) -> None:
-        """Enter that a later layer takes something away without having another at its place."""
+    def _lose(self, place: Place, row: tuple[int, ...], number: int, size: int) -> None:
+        """Enter that a later layer takes a name away without having another at its place."""
+        event = self._hiding.events[number]
         if event.cause is Cause.DELETED:
-            parent, _, name = self._hiding.path(place).rpartition(b"/")
-            folder = self._found.changes[event.layer].at(parent)
-            folder.count_name(DELETED)
-            folder.add(name, DELETED, size)
+            name = self._hiding.indexes[place[0]].name(Row._make(row))
+            directory = self._hiding.over[place[0]][place[1]]
+            self._layers[event.layer].delete(directory, name, size)
         elif event.path is not None:
-            sums = self._gone.setdefault((event.layer, event.path), [0, 0])
-            sums[0] += size
-            sums[1] += names
+            self._is_gone[number] = 1
+            self._gone_sizes[number] += size
+            self._gone_names[number] += 1
 
     def lose_directories(self) -> None:
         """Enter the directories that are gone as one each, with all that was in them."""
-        for (layer, path), (size, names) in self._gone.items():
-            there = self._has(layer, path)
-            if there and not names:
+        hiding = self._hiding
+        for number in compress(count(), self._is_gone):
+            event, names = hiding.events[number], self._gone_names[number]
+            there = hiding.stands[number]
+            if event.path is None or (there >= 0 and not names):
                 continue
-            parent, _, name = path.rpartition(b"/")
-            folder = self._found.changes[layer].at(parent)
-            if there:
-                # What was in it is told by a name that no file has.
-                folder, name = folder.at(name), b""
-            folder.count_name(DELETED, max(1, names))
-            folder.add(name, DELETED, size, max(1, names))
-
-    def _has(self, layer: int, path: bytes) -> bool:
-        """Tell whether a layer has something of a path, be it a directory or not."""
-        index = self._hiding.indexes[layer]
-        at = index.row(0)
-        for name in filter(None, path.split(b"/")):
-            child = index.find(at, name) if at.mode >> 12 == S_IFDIR else None
-            if child is None or child.row.flags & rows.HIDDEN:
-                return False
-            at = child.row
-        return True
+            # What was in one that is there again is told by a name that no file has.
+            directory, name = there, b""
+            if there < 0:
+                directory, name = hiding.around[number], event.path.rpartition(b"/")[2]
+            sums = self._layers[event.layer]
+            sums.delete(directory, name, self._gone_sizes[number], max(1, names))
 
     def weigh(self) -> None:
         """Enter the files of the root by what they weigh."""
@@ -213,9 +199,8 @@ class _Pass:
             if one.event is not None:
                 continue
             layer, number = one.name
-            index = hiding.indexes[layer]
-            row = index.row(number)
-            self._where[layer][row.parent].add(index.name(row), one.place[0], one.size)
+            parent = hiding.indexes[layer].row(number).parent
+            self._layers[layer].tell(number, parent, one.size, layer, one.place[0])
             entry = one.size, one.name, one.place[0]
             if len(biggest) < BIGGEST:
                 heapq.heappush(biggest, entry)

@@ -6,17 +6,19 @@ marker in a directory above it, or something else where such a directory was. Wh
 several of these, the nearest to the name counts, in that order. Pure over indexes.
 """
 
+import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from imagefs.index import rows
 from imagefs.index.reader import Index
+from imagefs.index.rows import Row
 from imagefs.tar import header as tar_header
 from imagefs.tree.causes import RANK, Cause, Event
-from imagefs.vfs import merge
 from imagefs.vfs.links import Links
 from imagefs.vfs.merge import S_IFDIR, Place
 
@@ -69,14 +71,18 @@ class _Entry(NamedTuple):
     layer: int
     row: int
     is_directory: bool
+    is_implied: bool
 
 
 class Hiding:
     """The names of an image's layers, each with what hides it.
 
-    `events[0]` stands for nothing; `by_row[layer][row]` is a number among them. `over[layer][row]`
-    is, of a name that was overwritten, the row in the layer of the event, and `changes[layer][row]`
-    tells whether a name stands where the layers below showed something else.
+    `events[0]` stands for nothing; `by_row[layer][row]` is a number among them. Of an event that is
+    about a directory, `stands` has the row in its layer of what is there, -1 for nothing, and
+    `around` that of the directory above. `over[layer][row]` is a row in the layer of the event: of
+    a name that was overwritten, what did it; of one that was deleted, the whiteout's directory.
+    `changes[layer][row]` tells whether a name stands where the layers below showed something else,
+    and `again[layer][row]` whether a higher layer describes a directory, too.
     """
 
     def __init__(self, links: Links) -> None:
@@ -84,9 +90,11 @@ class Hiding:
         pile = links.pile
         self.indexes: Sequence[Index] = [pile.indexes[number] for number in pile.layers]
         self.events: list[Event] = [Event(-1, Cause.MARKER)]
+        self.stands, self.around = array("i", [-1]), array("I", [0])
         self.by_row = [array("I", bytes(4 * index.count)) for index in self.indexes]
         self.over = [array("I", bytes(4 * index.count)) for index in self.indexes]
         self.changes = [bytearray(index.count) for index in self.indexes]
+        self.again = [bytearray(index.count) for index in self.indexes]
         self._numbers: dict[Event, int] = {}
         self._names = _names_by_inode(links)
         self._away = {place for places in self._names.values() for place in places}
@@ -185,6 +193,8 @@ class Hiding:
         waiting = [top]
         while waiting:
             directory = index.row(waiting.pop())
+            if not directory.size:
+                continue
             first, end = directory.data, directory.data + directory.size
             by_row[first:end] = array("I", [number]) * directory.size
             table = enumerate(index.rows(first, end), first)
@@ -192,50 +202,81 @@ class Hiding:
 
     def _directory(self, places: list[Place], walls: _Walls, path: bytes) -> Iterator[_Inner]:
         """Enter what hides the names of a directory; yield the directories in it."""
-        entries: dict[bytes, list[_Entry]] = {}
-        deleted: dict[bytes, list[int]] = {}
         around = walls.first(places)
+        tables: list[Iterator[tuple[bytes, int, _Entry | None]]] = []
         for layer, number in places:
-            index = self.indexes[layer]
-            if index.row(number).flags & rows.OPAQUE:
-                around[layer] = self._number(Event(layer, Cause.OPAQUE, path))
-            for name, _, at, row in merge.entries_of(index, layer, number):
-                if row[2] & rows.WHITEOUT:
-                    deleted.setdefault(name[_PREFIX:], []).append(layer)
-                if not row[2] & rows.HIDDEN:
-                    entry = _Entry(layer, at, row[3] >> 12 == S_IFDIR)
-                    entries.setdefault(name, []).append(entry)
-        over = _Walls(around)
-        for name, found in entries.items():
-            gone = deleted.get(name, [])
-            self._enter_leaves(found, gone, over)
-            inside = [(layer, number) for layer, number, is_directory in found if is_directory]
+            directory = self.indexes[layer].row(number)
+            if directory.flags & rows.OPAQUE:
+                around[layer] = self._number(Event(layer, Cause.OPAQUE, path), number)
+            tables.append(self._entries(layer, directory))
+            if directory.flags & rows.WHITEOUTS_WITHIN:
+                tables.append(self._whiteouts(layer, directory))
+        over, here = _Walls(around), dict(places)
+        # By name, and of each name the bottom layer first.
+        for name, table in groupby(heapq.merge(*tables, key=itemgetter(0, 1)), key=itemgetter(0)):
+            found: list[_Entry] = []
+            gone: list[int] = []
+            for _, layer, entry in table:
+                if entry is None:
+                    gone.append(layer)
+                else:
+                    found.append(entry)
+            if not found:
+                continue
+            self._enter_leaves(found, gone, over, here)
+            inside = [(entry.layer, entry.row) for entry in found if entry.is_directory]
             if inside:
                 below = path + b"/" + name if path else name
-                inner = self._walls(found, inside, gone, over, below)
+                inner = over
+                if gone or len(inside) < len(found):
+                    inner = _Walls(over.first(inside) | self._taken(found, gone, here, below))
+                if len(inside) > 1:
+                    self._describe(found)
                 for layer, number in inside:
                     self.by_row[layer][number] = inner.number(layer)
                 yield inside, inner, below
 
-    def _walls(
-        self,
-        found: Sequence[_Entry],
-        inside: Sequence[Place],
-        gone: Sequence[int],
-        over: _Walls,
-        path: bytes,
-    ) -> _Walls:
-        """Return what hides what lies in a directory: what hides itself, and what is over it."""
-        if not gone and all(entry.is_directory for entry in found):
-            return over
-        walls = over.first(inside)
-        for layer in (*gone, *(entry.layer for entry in found if not entry.is_directory)):
-            walls[layer] = self._number(Event(layer, Cause.BELOW, path))
-        return _Walls(walls)
+    def _entries(self, layer: int, directory: Row) -> Iterator[tuple[bytes, int, _Entry | None]]:
+        """Yield what a layer has in a directory, sorted by name."""
+        for name, at, row in self.indexes[layer].stream(directory):
+            if not row[2] & rows.HIDDEN:
+                is_implied = bool(row[2] & rows.IMPLIED)
+                yield name, layer, _Entry(layer, at, row[3] >> 12 == S_IFDIR, is_implied)
 
-    def _enter_leaves(self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls) -> None:
+    def _whiteouts(self, layer: int, directory: Row) -> Iterator[tuple[bytes, int, _Entry | None]]:
+        """Yield what a layer deletes in a directory, sorted by name."""
+        prefix, index = tar_header.WHITEOUT_PREFIX, self.indexes[layer]
+        for name, _, row in index.stream(
+            directory, index.place(directory, prefix, 0, directory.size)
+        ):
+            if not name.startswith(prefix):
+                return
+            if row[2] & rows.WHITEOUT:
+                yield name[_PREFIX:], layer, None
+
+    def _taken(
+        self, found: Sequence[_Entry], gone: Sequence[int], here: Mapping[int, int], path: bytes
+    ) -> dict[int, int]:
+        """Return the events that take a directory away: whiteouts, and what else stands there."""
+        stands = {entry.layer: entry.row for entry in found}
+        others = (entry.layer for entry in found if not entry.is_directory)
+        return {
+            layer: self._number(Event(layer, Cause.BELOW, path), stands.get(layer, -1), here[layer])
+            for layer in (*gone, *others)
+        }
+
+    def _describe(self, found: Sequence[_Entry]) -> None:
+        """Enter which entries of a directory a higher layer's one describes anew."""
+        above = False
+        for layer, number, is_directory, is_implied in reversed(found):
+            self.again[layer][number] = above
+            above = above or (is_directory and not is_implied)
+
+    def _enter_leaves(
+        self, found: Sequence[_Entry], gone: Sequence[int], over: _Walls, here: Mapping[int, int]
+    ) -> None:
         """Enter what hides a name of anything but a directory, and which entries are changes."""
-        for at, (layer, number, is_directory) in enumerate(found):
+        for at, (layer, number, is_directory, _) in enumerate(found):
             later = found[at + 1] if at + 1 < len(found) else None
             means = [
                 (above, rank)
@@ -256,14 +297,15 @@ class Hiding:
                 continue
             cause = Cause.DELETED if rank else Cause.OVERWRITTEN
             self.by_row[layer][number] = self._number(Event(above, cause))
-            if later is not None and not rank:
-                self.over[layer][number] = later.row
+            self.over[layer][number] = here[above] if rank or later is None else later.row
 
-    def _number(self, event: Event) -> int:
+    def _number(self, event: Event, stands: int = -1, around: int = 0) -> int:
         number = self._numbers.get(event)
         if number is None:
             number = self._numbers[event] = len(self.events)
             self.events.append(event)
+            self.stands.append(stands)
+            self.around.append(around)
         return number
 
     def _mark_markers(self, layer: int) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from imagefs.report.differences import differences
 from imagefs.report.folders import pruned
 from imagefs.report.page import page
-from imagefs.report.survey import ADDED, CHANGED, DELETED, survey
+from imagefs.report.sums import ADDED, CHANGED, DELETED
+from imagefs.report.survey import survey
 from imagefs.tree.compare import changes
 from imagefs.tree.tree import Tree
 from tests.support.browser import Browser

@@ -2,6 +2,7 @@
 
 import tarfile
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 
 from imagefs.report import facts
 from imagefs.report.folders import Folder, pruned
-from imagefs.report.survey import ADDED, CHANGED, DELETED, Survey, survey
+from imagefs.report.sums import ADDED, CHANGED, DELETED
+from imagefs.report.survey import Survey, survey
 from imagefs.report.treemap import WHOLE, mapped
+from imagefs.tree.hiding import Hiding
 from tests.support import oracle
 from tests.support.tars import Dir, File, Hard, Sym, layer
 from tests.support.tars import Node as Member
@@ -169,3 +172,42 @@ def test_what_is_worth_a_look(tmp_path: Path) -> None:
     ]
     assert [one.name for one in facts.accounts(found.passwd)] == ["root", "no"]
     assert found.biggest[0].path == b"etc/passwd"
+
+
+def test_a_directory_takes_no_object(tmp_path: Path) -> None:
+    """Memory for the page is a few numbers a name: directories, and what is under whiteouts."""
+    # What is read at a time is in memory for few and many.
+    few, many = 5000, 10_000
+    flat, gone = (
+        [measured(tmp_path / f"{made.__name__}{number}", *made(number)) for number in (few, many)]
+        for made in (directories, whiteouts)
+    )
+    assert flat[1] - flat[0] < 200 * (many - few)
+    assert gone[1] - gone[0] < 700 * (many - few)
+
+
+def directories(number: int) -> list[bytes]:
+    return [layer({f"d{at:05}/": Dir(0o755) for at in range(number)})]
+
+
+def whiteouts(number: int) -> list[bytes]:
+    names = [f"d{at:05}" for at in range(number)]
+    return [
+        layer({f"{name}/f": "" for name in names}),
+        layer({f".wh.{name}": "" for name in names}),
+    ]
+
+
+def measured(folder: Path, *layers: bytes) -> int:
+    """Return the most bytes that it takes to gather what is in layers, and to show some of it."""
+    folder.mkdir()
+    one = examined(layers, folder)
+    tracemalloc.start()
+    try:
+        found = survey(one._replace(hiding=Hiding(one.hiding.links)))
+        pruned(found.root, 100)
+        for folder_of_layer in found.changes:
+            pruned(folder_of_layer, 100)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
