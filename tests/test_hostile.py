@@ -592,12 +592,19 @@ def append(path: Path) -> None:
         out.write(b"more")
 
 
+def overwrite_and_set_time_back(path: Path) -> None:
+    before = path.stat()
+    overwrite_a_byte(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 CHANGES = {
     "cut": cut,
     "cut to nothing": cut_to_nothing,
     "rewritten": rewrite,
     "a byte overwritten": overwrite_a_byte,
     "appended to": append,
+    "a byte overwritten, and the time set back": overwrite_and_set_time_back,
 }
 
 
@@ -607,12 +614,12 @@ def test_a_changed_archive_is_an_io_error(
 ) -> None:
     """Once a mounted archive changes, reads are EIO: never foreign bytes, never a crash."""
     path, fs = archive
-    before = os.stat(path).st_mtime_ns
+    before = os.stat(path).st_ctime_ns
     attr = resolve(fs, "rootfs/f")
     assert attr is not None
     assert fs.read(attr.node, 0, 100) == b"content"
     CHANGES[name](path)
-    while os.stat(path).st_mtime_ns == before:
+    while os.stat(path).st_ctime_ns == before:
         os.utime(path)
     with pytest.raises(OSError, match="changed") as error:
         fs.read(attr.node, 0, 100)
@@ -628,6 +635,23 @@ def test_a_deleted_or_replaced_archive_stays_readable(archive: tuple[Path, Image
     assert read(fs, "rootfs/f") == b"content"
     path.write_bytes(layer({"f": "foreign"}))
     assert read(fs, "rootfs/f") == b"content"
+
+
+def test_an_archive_whose_bytes_stay_stays_readable(archive: tuple[Path, ImageFs]) -> None:
+    """Another name, mode or place is no other content; a byte that changes later is noticed."""
+    path, fs = archive
+    moved = path.with_name("moved")
+    for change in (
+        lambda: path.with_name("link").hardlink_to(path),
+        lambda: path.chmod(0o600),
+        lambda: path.rename(moved),
+        lambda: path.with_name("link").unlink(),
+    ):
+        change()
+        assert read(fs, "rootfs/f") == b"content"
+    overwrite_and_set_time_back(moved)
+    with pytest.raises(OSError, match="changed"):
+        read(fs, "rootfs/f")
 
 
 def test_an_archive_that_changes_while_it_is_opened_is_refused(

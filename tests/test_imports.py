@@ -33,7 +33,7 @@ PACKAGES: dict[str, set[str]] = {
     "scanning": {"image", "host", "store", "index", "source", "vfs"},
     "fuse": {"host"},
     "erofs": {"image", "host", "index", "vfs"},
-    "overlay": {"host"},
+    "overlay": {"tar", "host"},
     "mounts": {"image", "host", "vfs", "fuse", "erofs", "overlay"},
     "run": {"image", "host", "fuse", "overlay"},
 }

@@ -18,7 +18,7 @@ from imagefs.fuse.invalidate import Notices
 from imagefs.fuse.libfuse_calls import Calls
 from imagefs.fuse.libfuse_library import load
 from imagefs.fuse.libfuse_session import LibfuseSession
-from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled
+from imagefs.fuse.mount import MountOptions, check, check_flags, escaped, settled, unmount_own
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
 
@@ -42,20 +42,24 @@ def serve(
 
         def mounted() -> None:
             complaints.end()
-            settled(point, None, before)
             if not all_stable:
                 calls.quiet.tell_by(Notices(session.device()).gone)
                 fs.watch(calls.quiet.gone)
             ready()
 
         calls = Calls(fs, library, session, mounted)
-        status = None
+        status = identity = None
         with _default_signals():
             try:
                 if session.mount(calls.table(), _options(options), place):
+                    mount = settled(point, session.device(), before)
+                    identity = mountinfo.identities().get(mount.id)
                     # Threads double what a request takes.
                     status = session.loop(in_threads=not all_stable)
             finally:
+                # By libfuse, it would be what its path leads to by now.
+                if identity is not None:
+                    unmount_own(identity)
                 session.end()
         # libfuse 3 also has a status upon a signal.
         if status is None or (status and not calls.has_begun):
@@ -78,12 +82,12 @@ def _options(options: MountOptions) -> bytes:
 def _place_of(point: MountPoint) -> Iterator[bytes]:
     """Return what to call the directory before libfuse, until the mount has ended.
 
-    fusermount, which libfuse runs for ordinary users, takes no path that leads through /proc.
+    fusermount, which libfuse runs for ordinary users, takes no path that leads through /proc, and
+    walks that anew; nobody may put a link in it before root.
     """
     held = os.dup(point.fd)
     try:
-        place = mountinfo.anchor(held) if os.geteuid() == 0 else point.path
-        yield os.fsencode(os.path.realpath(place))
+        yield os.fsencode(mountinfo.anchor(held) if os.geteuid() == 0 else point.path)
     finally:
         os.close(held)
 

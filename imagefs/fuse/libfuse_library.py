@@ -61,19 +61,16 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 }
 _FUNCTIONS_2: dict[str, tuple[Any, ...]] = {
     "fuse_mount": (_POINTER, _BYTES, _POINTER),
-    "fuse_unmount": (None, _BYTES, _POINTER),
     "fuse_chan_fd": (_INT, _POINTER),
     "fuse_lowlevel_new": (_SESSION, _POINTER, _POINTER, _SIZE, _POINTER),
     "fuse_chan_bufsize": (_SIZE, _POINTER),
     "fuse_session_receive_buf": (_INT, _SESSION, _POINTER, _POINTER),
     "fuse_session_process_buf": (None, _SESSION, _POINTER, _POINTER),
     "fuse_session_add_chan": (None, _SESSION, _POINTER),
-    "fuse_session_remove_chan": (None, _POINTER),
 }
 _FUNCTIONS_3: dict[str, tuple[Any, ...]] = {
     "fuse_session_new": (_SESSION, _POINTER, _POINTER, _SIZE, _POINTER),
     "fuse_session_mount": (_INT, _SESSION, _BYTES),
-    "fuse_session_unmount": (None, _SESSION),
     "fuse_session_fd": (_INT, _SESSION),
     "free": (None, _POINTER),
     "fuse_session_receive_buf": (_INT, _SESSION, _POINTER),

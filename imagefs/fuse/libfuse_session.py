@@ -87,7 +87,6 @@ class LibfuseSession:
         self._functions = library.functions
         self._session: int | None = None
         self._channel: int | None = None
-        self._place = b""
         self._callbacks: list[Any] = []
 
     def mount(self, calls: Mapping[str, Callable[..., None]], options: bytes, place: bytes) -> bool:
@@ -96,7 +95,6 @@ class LibfuseSession:
         `calls` have the names, and take the arguments, of struct fuse_lowlevel_ops. Why it did
         not work libfuse has written to standard error.
         """
-        self._place = place
         operations, size = self._operations(calls)
         words = (ctypes.c_char_p * 3)(b"imagefs", b"-o", options)
         args = ctypes.byref(_Args(len(words), words, 0))
@@ -215,12 +213,10 @@ class LibfuseSession:
         return bool(self._functions.fuse_session_exited(self._session))
 
     def end(self) -> None:
-        """Unmount, and free what there is."""
-        if self._library.is_3 and self._session:
-            self._functions.fuse_session_unmount(self._session)
-        if self._channel:
-            if self._session:
-                self._functions.fuse_session_remove_chan(self._channel)
-            self._functions.fuse_unmount(self._place, self._channel)
+        """Free what there is, and close the device. The mount is its owner's to take away.
+
+        libfuse would have what the mount's path leads to unmounted, whatever that is by now.
+        """
         if self._session:
+            # This is the end of a channel, too.
             self._functions.fuse_session_destroy(self._session)

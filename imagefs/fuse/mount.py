@@ -66,7 +66,7 @@ def mount(point: MountPoint, options: MountOptions) -> tuple[int, mountinfo.Moun
         raise
 
 
-def settled(point: MountPoint, device: int | None, before: set[int]) -> mountinfo.Mount:
+def settled(point: MountPoint, device: int, before: set[int]) -> mountinfo.Mount:
     """Return the mount that `device` serves, if it is on the directory, and there alone.
 
     fusermount3 walks the path anew, and may have been led elsewhere; and other programs mount
@@ -88,12 +88,10 @@ def settled(point: MountPoint, device: int | None, before: set[int]) -> mountinf
     raise MountError(f"{point.path}: it was moved, or mounted on, while it was to be mounted on")
 
 
-def _serves(device: int | None, mount: mountinfo.Mount) -> bool:
+def _serves(device: int, mount: mountinfo.Mount) -> bool:
     """Tell whether a mount is the device's; where the kernel does not say, whether it may be."""
     if mount.fstype != FSTYPE or mount.owner != os.geteuid():
         return False
-    if device is None:
-        return True
     with contextlib.suppress(OSError):
         # Linux 6.16 and later tell the minor number of the mount's own device.
         told = Path(f"/proc/self/fdinfo/{device}").read_text()
@@ -329,3 +327,12 @@ def unmount_for_good(mount: mountinfo.Mount) -> None:
             unmount(mount)
         except MountBusyError:
             unmount(mount, lazy=True)
+
+
+def unmount_own(identity: str) -> None:
+    """Unmount for good the mount of an identity, wherever it is, and none that took its place."""
+    identities = mountinfo.identities()
+    for one in mountinfo.mounts():
+        if identities.get(one.id) == identity:
+            unmount_for_good(one)
+            return

@@ -15,7 +15,7 @@ from imagefs.filesystem import FileSystem
 from imagefs.fuse.crew import Crew
 from imagefs.fuse.device import Requests
 from imagefs.fuse.invalidate import Notices
-from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_for_good
+from imagefs.fuse.mount import MountOptions, mount, read_far_ahead, unmount_own
 from imagefs.fuse.prefetch import Pusher
 from imagefs.fuse.replies import LARGEST_READ
 from imagefs.fuse.session import Session
@@ -82,14 +82,9 @@ class _Server:
                 os.close(device)
 
     def unmount(self) -> None:
-        """Take away our own mount, wherever it is now, and none that has come in its place."""
-        if self._identity is None:
-            return
-        identities = mountinfo.identities()
-        for one in mountinfo.mounts():
-            if identities.get(one.id) == self._identity:
-                unmount_for_good(one)
-                return
+        """Take away our own mount, wherever it is now."""
+        if self._identity is not None:
+            unmount_own(self._identity)
 
 
 def _agree(requests: Requests, device: int, session: Session) -> bool:

@@ -65,6 +65,15 @@ def _pending(pattern: str) -> int:
     return found if texts else -1
 
 
+def wait_for_end(process: int, seconds: float) -> None:
+    """Wait until the process that a descriptor is of (pidfd_open(2)) has ended, or so long."""
+    import select  # noqa: PLC0415
+
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    ended.poll(seconds * 1000)
+
+
 def may_fork() -> bool:
     """Tell whether a fork finds no lock held for good: no other thread is there that takes any."""
     import threading  # noqa: PLC0415

@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +19,14 @@ from imagefs.errors import MountError
 from imagefs.fuse import mount as fuse_mount
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint
-from imagefs.host.processes import is_killed
+from imagefs.host.processes import is_killed, wait_for_end
 from imagefs.overlay import kept, stack
 
 _log = logging.getLogger(__name__)
 _ROOT = 0
 _NOBODY = 0
 """The pid in the record of a mount that the kernel serves by itself."""
-_PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
+PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class Registry:
         """Take a mount away as `unmount` does, and let its daemon end, which frees the image.
 
         A dead mount is taken away at once, and who waits for something in it gets an error. That
-        the daemon ends is waited for up to _PATIENCE, where it is known which one it is. A mount
+        the daemon ends is waited for up to PATIENCE, where it is known which one it is. A mount
         that can be written to goes first, then the one below it.
         """
         record = self._written(path)
@@ -152,9 +151,7 @@ class Registry:
             same = self._at(path) == here
             unmount(path)
             if same:
-                ended = select.poll()
-                ended.register(daemon, select.POLLIN)
-                ended.poll(_PATIENCE * 1000)
+                wait_for_end(daemon, PATIENCE)
         finally:
             os.close(daemon)
 
@@ -169,10 +166,12 @@ class Registry:
 
     def _at(self, path: Path) -> LiveMount | None:
         mount = mountinfo.at(path)
-        found = [live for one, live in self._found() if mount and one.id == mount.id]
+        known = self._found(below=True)
+        found = [live for one, live in known if mount and one.id == mount.id]
         return found[0] if found else None
 
-    def _found(self) -> list[tuple[mountinfo.Mount, LiveMount]]:
+    def _found(self, *, below: bool = False) -> list[tuple[mountinfo.Mount, LiveMount]]:
+        """Return our mounts; those that others can be written on top of only with `below`."""
         some = [
             mount
             for mount in mountinfo.mounts()
@@ -187,11 +186,11 @@ class Registry:
         ours = {of[one.id] for one in some if _is_ours(one)} | {
             key for key, record in records.items() if record.below
         }
-        below = {record.below for record in records.values() if record.below}
+        hidden = {one.below for one in records.values() if one.below and not below}
         return [
             (one, _joined(one, records.get(of[one.id])))
             for one in some
-            if of[one.id] in ours and one.mountpoint not in below
+            if of[one.id] in ours and one.mountpoint not in hidden
         ]
 
     def _records(self, mounted: set[str]) -> dict[str, Record]:

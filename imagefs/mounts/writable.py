@@ -13,6 +13,8 @@ from imagefs.fuse.kernel_flags import KERNEL_FLAGS
 from imagefs.fuse.mount import unmount_for_good
 from imagefs.host import mountinfo
 from imagefs.host.mount_point import MountPoint, hold
+from imagefs.host.processes import wait_for_end
+from imagefs.mounts.registry import PATIENCE
 from imagefs.mounts.serve import Serving, serve
 from imagefs.overlay import stack
 from imagefs.overlay.kept import Kept
@@ -44,9 +46,13 @@ def serve_writable(
             temporary=temporary,
         )
     except BaseException:
+        daemon = os.pidfd_open(pid)
         for mount in (point.mounted(), mountinfo.at(place)):
             if mount is not None:
                 unmount_for_good(mount)
+        # Until it ends, it keeps open where the changes were to lie.
+        wait_for_end(daemon, PATIENCE)
+        os.close(daemon)
         raise
     point.release()
     return pid

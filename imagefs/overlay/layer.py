@@ -1,29 +1,34 @@
 """Changes as a layer: a tar that, laid on the image that they were made to, gives what was there.
 
 By the OCI image specification (layer.md): what is no more has a marker `.wh.NAME`, a directory of
-which nothing below shows `.wh..wh..opq`. Equal changes give equal bytes. For any thread.
+which nothing below shows `.wh..wh..opq`. Of sparse files it holds the data alone. Equal changes
+give equal bytes. For any thread.
 """
 
+import errno
 import os
 import stat
-import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from imagefs.errors import HostError
 from imagefs.overlay import changes
 from imagefs.overlay.changes import Written
 from imagefs.overlay.kept import Kept
+from imagefs.tar import header as tar_header
+from imagefs.tar.write import END, Member, head, padding
 
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _TYPES = {
-    stat.S_IFREG: tarfile.REGTYPE,
-    stat.S_IFDIR: tarfile.DIRTYPE,
-    stat.S_IFLNK: tarfile.SYMTYPE,
-    stat.S_IFCHR: tarfile.CHRTYPE,
-    stat.S_IFBLK: tarfile.BLKTYPE,
-    stat.S_IFIFO: tarfile.FIFOTYPE,
+    stat.S_IFREG: tar_header.REGTYPE,
+    stat.S_IFDIR: tar_header.DIRTYPE,
+    stat.S_IFLNK: tar_header.SYMTYPE,
+    stat.S_IFCHR: tar_header.CHRTYPE,
+    stat.S_IFBLK: tar_header.BLKTYPE,
+    stat.S_IFIFO: tar_header.FIFOTYPE,
 }
+_DEVICES = (tar_header.CHRTYPE, tar_header.BLKTYPE)
+_PIECE = 1 << 20
 
 
 def write(kept: Kept, out: BinaryIO, owner: Callable[[int], int] = int) -> None:
@@ -31,72 +36,110 @@ def write(kept: Kept, out: BinaryIO, owner: Callable[[int], int] = int) -> None:
 
     Raises HostError for what no layer can hold, OSError where it cannot be read or written.
     """
-    links: dict[tuple[int, int], str] = {}
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        for one in changes.walk(kept, None):
-            if one.removed:
-                above = one.path[: len(one.path) - len(one.name)]
-                tar.addfile(_member(above + _WHITEOUT + one.name))
-                continue
-            if one.name.startswith(_WHITEOUT):
-                raise HostError(f"/{os.fsdecode(one.path)}: no layer can hold a file of this name")
-            if stat.S_IFMT(one.status.st_mode) in _TYPES:  # a socket is of no use to anybody
-                _add(tar, one, links, owner)
-            if one.opaque:
-                tar.addfile(_member(one.path + b"/" + _OPAQUE))
+    writer = _Writer(out, owner)
+    for one in changes.walk(kept, None):
+        if one.removed:
+            above = one.path[: len(one.path) - len(one.name)]
+            writer.marker(above + _WHITEOUT + one.name)
+            continue
+        if one.name.startswith(_WHITEOUT):
+            raise HostError(f"/{os.fsdecode(one.path)}: no layer can hold a file of this name")
+        if stat.S_IFMT(one.status.st_mode) in _TYPES:  # a socket is of no use to anybody
+            writer.add(one)
+        if one.opaque:
+            writer.marker(one.path + b"/" + _OPAQUE)
+    out.write(END)
 
 
-def _member(path: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(os.fsdecode(path))
-    info.mode = 0o600
-    return info
+class _Writer:
+    def __init__(self, out: BinaryIO, owner: Callable[[int], int]) -> None:
+        self._out, self._owner = out, owner
+        self._names: dict[tuple[int, int], bytes] = {}
+
+    def marker(self, name: bytes) -> None:
+        self._out.write(head(Member(name, tar_header.REGTYPE, 0o600)))
+
+    def add(self, one: Written) -> None:
+        kind = _TYPES[stat.S_IFMT(one.status.st_mode)]
+        if one.status.st_nlink > 1 and kind != tar_header.DIRTYPE:
+            first = self._names.setdefault((one.status.st_dev, one.status.st_ino), one.path)
+            if first != one.path:
+                self._head(one, tar_header.LNKTYPE, target=first)
+                return
+        if kind == tar_header.REGTYPE:
+            self._file(one)
+        elif kind == tar_header.DIRTYPE:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(one.name, flags, dir_fd=one.parent)
+            try:
+                self._head(one, kind, fd)
+            finally:
+                os.close(fd)
+        elif kind == tar_header.SYMTYPE:
+            self._head(one, kind, target=os.readlink(one.name, dir_fd=one.parent))
+        else:
+            self._head(one, kind)
+
+    def _file(self, one: Written) -> None:
+        with changes.open_file(one.name, one.parent) as fd:
+            if fd is None:
+                raise HostError(f"/{os.fsdecode(one.path)}: cannot be read")
+            size = os.fstat(fd).st_size
+            runs = list(_runs(fd, size))
+            is_whole = runs == [(0, size)] or not size
+            self._head(one, tar_header.REGTYPE, fd, size=size, runs=None if is_whole else runs)
+            for start, length in runs:
+                self._copy(fd, start, start + length)
+            self._out.write(bytes(padding(sum(length for _, length in runs))))
+
+    def _copy(self, fd: int, at: int, end: int) -> None:
+        while at < end:
+            content = os.pread(fd, min(_PIECE, end - at), at)
+            if not content:
+                raise OSError(errno.ESTALE, "somebody changes what was written")
+            self._out.write(content)
+            at += len(content)
+
+    def _head(
+        self,
+        one: Written,
+        kind: bytes,
+        fd: int | None = None,
+        *,
+        target: bytes = b"",
+        size: int = 0,
+        runs: list[tuple[int, int]] | None = None,
+    ) -> None:
+        """Write what comes before the content; with `fd`, its extended attributes are told."""
+        status = one.status
+        device = (os.major(status.st_rdev), os.minor(status.st_rdev))
+        found = {} if fd is None else changes.xattrs(fd)
+        member = Member(
+            one.path + (b"/" if kind == tar_header.DIRTYPE else b""),
+            kind,
+            stat.S_IMODE(status.st_mode),
+            self._owner(status.st_uid),
+            self._owner(status.st_gid),
+            status.st_mtime_ns // 10**9,
+            size=size,
+            target=target,
+            device=device if kind in _DEVICES else (0, 0),
+            xattrs={os.fsencode(name): value for name, value in found.items()},
+            runs=runs,
+        )
+        self._out.write(head(member))
 
 
-def _add(
-    tar: tarfile.TarFile,
-    one: Written,
-    links: dict[tuple[int, int], str],
-    owner: Callable[[int], int],
-) -> None:
-    status = one.status
-    info = _member(one.path)
-    info.type = _TYPES[stat.S_IFMT(status.st_mode)]
-    info.mode = stat.S_IMODE(status.st_mode)
-    info.uid, info.gid = owner(status.st_uid), owner(status.st_gid)
-    info.mtime = status.st_mtime_ns // 10**9
-    if info.islnk() or info.issym():
-        info.linkname = os.fsdecode(os.readlink(one.name, dir_fd=one.parent))
-    if info.ischr() or info.isblk():
-        info.devmajor, info.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
-    first = links.setdefault((status.st_dev, status.st_ino), info.name)
-    if first != info.name and not info.isdir():
-        info.type, info.linkname = tarfile.LNKTYPE, first
-        tar.addfile(info)
-    elif info.isreg():
-        _add_file(tar, one, info)
-    elif info.isdir():
-        fd = os.open(one.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=one.parent)
+def _runs(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of a file's data; all else of it is holes."""
+    at = 0
+    while at < size:
         try:
-            info.pax_headers = _headers(fd)
-        finally:
-            os.close(fd)
-        tar.addfile(info)
-    else:
-        tar.addfile(info)
-
-
-def _add_file(tar: tarfile.TarFile, one: Written, info: tarfile.TarInfo) -> None:
-    with changes.open_file(one.name, one.parent) as fd:
-        if fd is None:
-            raise HostError(f"/{info.name}: cannot be read")
-        info.size = os.fstat(fd).st_size
-        info.pax_headers = _headers(fd)
-        with open(fd, "rb", closefd=False) as content:
-            tar.addfile(info, content)
-
-
-def _headers(fd: int) -> dict[str, str]:
-    return {
-        f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape")
-        for name, value in sorted(changes.xattrs(fd).items())
-    }
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole up to the end
+                return
+            raise
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < at:
+            yield start, at - start

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from imagefs.errors import CorruptArchive
 from imagefs.filesystem import check_asker
+from imagefs.host import mountinfo
 from imagefs.host.files import host_errors, open_blob
 from imagefs.image.model import Layer
 from imagefs.index import rows
@@ -51,7 +52,7 @@ class OpenLayer:
         self._serial = next(_serials)
         with host_errors(blob.path):
             self._fd = open_blob(blob)
-        self._stamp = self._look()
+        self._stamp, self._known = self._look()
         # Looked at after the stamp was taken: this file, as it is now, is what was indexed.
         if key_of(layer, self._fd) != index.key:
             raise CorruptArchive(f"{blob.path} was changed while it was opened")
@@ -62,9 +63,33 @@ class OpenLayer:
         if self._fd >= 0:
             os.close(self._fd)
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> tuple[tuple[int, int, int], tuple[object, ...]]:
+        """Return what writing to the archive changes, and what else its change time stands for."""
         status = os.fstat(self._fd)
-        return status.st_size, status.st_mtime_ns
+        known = status.st_nlink, status.st_mode, status.st_uid, status.st_gid
+        return (status.st_size, status.st_mtime_ns, status.st_ctime_ns), (*known, self._place())
+
+    def _place(self) -> str:
+        """Return what the archive is called, where the system says."""
+        try:
+            return mountinfo.place_of(self._fd)
+        except OSError:
+            return ""
+
+    def _is_changed(self) -> bool:
+        """Tell whether the archive is another than was indexed.
+
+        Who writes to it can set back its time, but not that of its last change, which comes from
+        another name, mode or owner, too: those are no other bytes.
+        """
+        status = os.fstat(self._fd)
+        if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) == self._stamp:
+            return False
+        stamp, known = self._look()
+        if stamp[:2] != self._stamp[:2] or known == self._known:
+            return True
+        self._stamp, self._known = stamp, known
+        return False
 
     def read(self, row: Row, offset: int, size: int) -> bytes:
         """Return up to `size` bytes of a file from `offset`, fewer only at its end.
@@ -114,7 +139,7 @@ class OpenLayer:
             raise OSError(errno.EIO, "the archive lacks this content")
         content = os.pread(self._fd, size, self._base + offset)
         # Looked at after the bytes were taken, so that they are the indexed archive's.
-        if len(content) < size or (self._watched and self._look() != self._stamp):
+        if len(content) < size or (self._watched and self._is_changed()):
             raise OSError(errno.EIO, "the archive was changed while it is mounted")
         return content
 

@@ -157,6 +157,24 @@ def test_signals_unmount(driver: str, number: signal.Signals, place: Path) -> No
 
 
 @EVERY_DRIVER
+def test_a_signal_takes_away_no_other_mount(driver: str, place: Path) -> None:
+    """Whoever has the directory above, moves it and puts a link in its place, leads nobody to
+    take away what is mounted elsewhere.
+    """
+    other, above = place / "other", place / "above"
+    for made in (other, above / "m"):
+        made.mkdir(parents=True)
+    with served(driver, "conformance", other), served(driver, "conformance", above / "m") as it:
+        above.rename(place / "moved")
+        above.mkdir()
+        (above / "m").symlink_to(other)
+        assert it.end() == 0
+        assert mountinfo.at(place / "moved/m") is None
+        assert mountinfo.at(other) is not None
+        assert (other / "hello").read_text() == "hello\n"
+
+
+@EVERY_DRIVER
 def test_a_signal_ends_a_busy_mount_too(driver: str, place: Path) -> None:
     """Somebody inside does not keep the mount; they get an error from then on."""
     with served(driver, "conformance", place) as it:

@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,19 @@ from typing import Any
 
 import pytest
 
+from imagefs.errors import MountError
+from imagefs.filesystem import FileSystem
 from imagefs.host import mountinfo
+from imagefs.host.mount_point import hold
+from imagefs.mounts.registry import Registry
+from imagefs.mounts.serve import Serving
+from imagefs.mounts.writable import serve_writable
+from imagefs.overlay import kept, stack
 from tests.support.mounted import imagefs
 from tests.support.needs import need_fuse, unavailable
 from tests.support.polling import soon
 from tests.support.saved import docker_save
-from tests.support.tars import Dir, File, layer
+from tests.support.tars import Dir, File, fs_of, layer
 from tests.support.users import DAEMON, User, others
 from tests.support.writable import clear_below, need_overlay, writable
 
@@ -137,6 +146,39 @@ def test_half_made(archive: Path, tmp_path: Path) -> None:
         assert "no overlay itself" in done.stderr
         assert mounts_below(tmp_path / "m2") == []
         assert mounts_below(place) == [str(place)]
+
+
+class _Slow(logging.Handler):
+    """Holds up the end of a daemon."""
+
+    def close(self) -> None:
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_its_daemon_has_ended(tmp_path: Path, fails: bool) -> None:
+    """When the mount has gone, by `unmount` or as it failed, its daemon keeps nothing open."""
+    need_overlay(tmp_path)
+    (tmp_path / "m").mkdir()
+
+    def make() -> FileSystem:
+        logging.getLogger().addHandler(_Slow())
+        return fs_of([layer({"f": "x"})], tmp_path)
+
+    held = kept.take_up(tmp_path / "changes", [], stack.TRUSTED)
+    known = Registry(tmp_path / "mounts")
+    serving = Serving("x", tmp_path / "m", "native", known, log_level=logging.CRITICAL)
+    if fails:
+        (held.path / stack.WORK).rmdir()
+    try:
+        serve_writable(make, hold(tmp_path / "m"), serving, held, temporary=False)
+    except MountError:
+        assert fails
+    else:
+        known.unmount(tmp_path / "m")
+    assert mounts_below(tmp_path) == []
+    assert os.waitpid(-1, os.WNOHANG)[0]
+    os.close(held.fd)
 
 
 MISUSE = {

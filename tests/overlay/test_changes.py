@@ -58,6 +58,12 @@ DONE = {
     "links": ("echo x >p && ln p q && ln -s p r", ["A /p", "A /q", "A /r"]),
     "odd files": ("mkfifo f && mknod d c 7 8 && mknod e b 7 8", ["A /d", "A /e", "A /f"]),
     "attributes": ("echo x >x && setfattr -n user.k -v value x", ["A /x"]),
+    "odd attributes": (
+        "echo x >x && setfattr -n user.a=b%3D -v c x"
+        " && setfattr -n \"$(printf 'user.\\377')\" -v 0xff00 x",
+        ["A /x"],
+    ),
+    "holes": ("printf x >h && truncate -s 9M h && printf y >>h && truncate -s 12M h", ["A /h"]),
     "odd names": ("touch 'a b' \"$(printf 'n\\377')\"", ["A /a b", "A /n\udcff"]),
 }
 
@@ -148,6 +154,20 @@ def test_sockets_are_left_out(tmp_path: Path) -> None:
     out.seek(0)
     with tarfile.open(fileobj=out) as tar:
         assert tar.getnames() == []
+    os.close(held.fd)
+
+
+def test_holes_take_no_room(tmp_path: Path) -> None:
+    """Who may write a file of a terabyte that holds nothing fills no disk with a layer of it."""
+    held = _kept(tmp_path, stack.TRUSTED)
+    with (held.upper / "h").open("wb") as file:
+        file.truncate(1 << 40)
+    out = io.BytesIO()
+    layer.write(held, out)
+    assert out.tell() < 10_000
+    out.seek(0)
+    with tarfile.open(fileobj=out) as tar:
+        assert tar.getmember("h").size == 1 << 40
     os.close(held.fd)
 
 
