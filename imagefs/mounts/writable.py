@@ -3,6 +3,7 @@
 Owns the order in which the two come about; `registry.py` has them go. Called from the main thread.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,13 +47,14 @@ def serve_writable(
             temporary=temporary,
         )
     except BaseException:
-        daemon = os.pidfd_open(pid)
         for mount in (point.mounted(), mountinfo.at(place)):
             if mount is not None:
                 unmount_for_good(mount)
         # Until it ends, it keeps open where the changes were to lie.
-        wait_for_end(daemon, PATIENCE)
-        os.close(daemon)
+        with contextlib.suppress(ProcessLookupError):
+            daemon = os.pidfd_open(pid)
+            wait_for_end(daemon, PATIENCE)
+            os.close(daemon)
         raise
     point.release()
     return pid
