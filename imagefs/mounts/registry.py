@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _ROOT = 0
 _NOBODY = 0
 """The pid in the record of a mount that the kernel serves by itself."""
+_PAUSE = 0.02  # seconds
 PATIENCE = 5.0  # seconds; a daemon ends in a moment, or serves its mount in another namespace
 
 
@@ -130,11 +132,24 @@ class Registry:
         if mount is not None:
             _take_away(mount, lazy=lazy or not _is_alive(record))
         if mountinfo.at(Path(record.below)) is not None:
-            self._unmount(Path(record.below), lazy=lazy)
+            self._unmount_below(Path(record.below), lazy=lazy)
         if record.temporary:
             kept.remove(Path(record.changes))
         # Its daemon being dead, the record goes.
         self.mounts()
+
+    def _unmount_below(self, path: Path, *, lazy: bool) -> None:
+        """Take away what an overlay lay on, which fuse-overlayfs may hold until it has ended."""
+        late = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._unmount(path, lazy=lazy)
+            except fuse_mount.MountBusyError:
+                if time.monotonic() > late:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def _unmount(self, path: Path, *, lazy: bool) -> None:
         here = self._at(path)
@@ -236,7 +251,7 @@ def _take_away(mount: mountinfo.Mount, *, lazy: bool, dead: bool = False) -> Non
     try:
         fuse_mount.unmount(mount, lazy, dead)
     except fuse_mount.MountBusyError as error:
-        raise MountError(f"{error}; end that, or use --lazy") from error
+        raise fuse_mount.MountBusyError(f"{error}; end that, or use --lazy") from error
 
 
 def is_own(owner: int | None) -> bool:

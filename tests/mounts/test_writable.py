@@ -253,6 +253,18 @@ def test_an_ordinary_user(somebody: User) -> None:
     somebody.does("unmount", place)
 
 
+def test_what_lies_below_may_be_held_a_moment_longer(somebody: User) -> None:
+    """As by fuse-overlayfs, which ends after its mount has gone."""
+    archive, place = somebody.file("app.tar", ARCHIVE), somebody.directory()
+    somebody.does("mount", "--writable=kept", archive, place)
+    holder = somebody.start("sh", "-c", "cd kept/image && echo there && exec sleep 1")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"there\n"
+    somebody.does("unmount", place)
+    assert not somebody.mounted(somebody.home / "kept/image")
+    holder.communicate()
+
+
 def test_without_the_program(somebody: User) -> None:
     """Where fuse-overlayfs is missing, one line says what to install."""
     archive, place = somebody.file("app.tar", ARCHIVE), somebody.directory()
