@@ -1,9 +1,10 @@
 """Directories as the kernel reads them: records packed once, and cut to the room of each request.
 
 Owns the packed records, by directory and bounded in all. Where nothing changes they are good for
-whoever asks next; else each reading of a directory has one `FileSystem.listdir` of its own, also
-where names come and go meanwhile. Offsets count `.` and `..`, which are 0 and 1. `prepare` is for
-the thread that reads the device, the rest may be used from any.
+whoever asks next, who waits for them if they are just being packed; else each reading of a
+directory has one `FileSystem.listdir` of its own, also where names come and go meanwhile. Offsets
+count `.` and `..`, which are 0 and 1. `prepare` is for the thread that reads the device, the rest
+may be used from any.
 """
 
 import threading
@@ -14,7 +15,7 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from imagefs.filesystem import Attr, Entry, FileSystem
+from imagefs.filesystem import Attr, Entry, FileSystem, check_asker
 from imagefs.fuse import abi
 from imagefs.fuse.replies import BLKSIZE, FOREVER
 
@@ -29,6 +30,9 @@ _NO_ENTRY = (0,) * 18  # the fuse_entry_out of `.` and `..`: no node, so nothing
 # By the length of the name: what packs the record.
 _DIRENT = [abi.DIRENT[(length + 7) // 8].pack for length in range(256)]
 _DIRENTPLUS = [abi.DIRENTPLUS[(length + 7) // 8].pack for length in range(256)]
+
+_LOOK = 0.05
+"""Seconds between two looks whether a waiting asker has left."""
 
 _Key: TypeAlias = tuple[int, bool]
 """A directory's node, and whether it is packed for READDIRPLUS."""
@@ -92,6 +96,7 @@ class Listings:
         self._parts: OrderedDict[_Key, dict[int, _Part]] = OrderedDict()
         self._bytes = 0
         self._long: OrderedDict[int, Sequence[Entry]] = OrderedDict()
+        self._packing: dict[tuple[_Key, int], threading.Lock] = {}
         self._ahead: list[int] = []
         self._budget = 0
 
@@ -104,7 +109,7 @@ class Listings:
         if not offset and self._all_stable:
             self._look_ahead(node, part)
         if part is None:
-            part = self._pack(node, number, plus=plus)
+            part = self._made(node, number, plus=plus)
         if not offset and part.directories:
             with self._lock:
                 self._ahead = self._ahead[-_WAITING:] + list(part.directories)
@@ -131,10 +136,39 @@ class Listings:
                     break
                 self._budget -= 1
                 node = self._ahead.pop()
-            if 0 not in self._parts.get((node, True), _NO_PARTS):
-                self._pack(node, 0, plus=True)
+            key = node, True
+            if 0 not in self._parts.get(key, _NO_PARTS) and (key, 0) not in self._packing:
+                self._made(node, 0, plus=True)
                 return True
         return False
+
+    def _made(self, node: int, number: int, *, plus: bool) -> _Part:
+        """Pack a part, or wait for who is at it where it is good for whoever asks next."""
+        if not self._all_stable:
+            return self._pack(node, number, plus=plus)
+        key = node, plus
+        part, other = self._claim(key, number)
+        while part is None and other is not None:
+            if other.acquire(timeout=_LOOK):
+                other.release()
+            check_asker()
+            part, other = self._claim(key, number)
+        if part is not None:
+            return part
+        try:
+            return self._pack(node, number, plus=plus)
+        finally:
+            self._packing.pop((key, number)).release()
+
+    def _claim(self, key: _Key, number: int) -> "tuple[_Part | None, threading.Lock | None]":
+        """Return a part, or the lock of who is packing it; this thread is to where neither is."""
+        with self._lock:
+            part = self._parts.get(key, _NO_PARTS).get(number)
+            other = self._packing.get((key, number))
+            if part is None and other is None:
+                mine = self._packing[key, number] = threading.Lock()
+                mine.acquire()
+            return part, other
 
     def _pack(self, node: int, number: int, *, plus: bool) -> _Part:
         entries = self._list(node, anew=number == 0)

@@ -279,6 +279,11 @@ class Fold:
 
         The component is empty for the root itself.
         """
+        head, _, base = path.rpartition(b"/")
+        directory = self._known(head)
+        if directory is not None and base not in SPECIAL_NAMES:
+            return directory, base
+        self._count_steps(path.count(b"/") - _DEEP)
         *parents, base = clean(path) or [b""]
         head = b"/".join(parents)
         directory = self._known(head)
@@ -301,7 +306,6 @@ class Fold:
 
     def _make(self, parents: list[bytes]) -> bytes:
         trail = [_ROOT]
-        self._count_steps(len(parents) - _DEEP)
         for name in parents:
             key = trail[-1] + name
             child = self._child(key)
@@ -390,6 +394,7 @@ class Fold:
         names: list[bytes] = []
         keys: list[bytes | None] = [_ROOT]
         links, waiting = 0, clean(path)[::-1]
+        self._count_steps(len(waiting) - _DEEP)
         while waiting:
             name = waiting.pop()
             if name == b"..":
@@ -442,6 +447,7 @@ class Fold:
 
         None for the root, and where there is no directory that the key could be in.
         """
+        self._count_steps(path.count(b"/") - _DEEP)
         *parents, base = clean(path) or [b""]
         if not base:
             return None

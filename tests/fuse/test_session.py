@@ -9,8 +9,10 @@ import logging
 import os
 import struct
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagefs.filesystem import Attr, Entry, FileSystem
+from imagefs.filesystem import Attr, Entry, FileSystem, asker
 from imagefs.fuse import abi
 from imagefs.fuse.listings import Listings
 from imagefs.fuse.replies import BRIEFLY, FOREVER
@@ -399,6 +401,65 @@ def test_a_walk_finds_its_directories_prepared() -> None:
     assert fs.listed[second] == fs.listed[last] == 1
     assert answer(session, abi.FUSE_READDIRPLUS, second, read_body(0, 4096)) == expected
     assert fs.listed[second] == 1
+
+
+class Slow(Counted):
+    """Lists a directory when it is told to go on, and may fail then."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__(TREE)
+        self.fails = fails
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def listdir(self, node: int) -> Sequence[Entry]:
+        entries = super().listdir(node)
+        self.begun.set()
+        assert self.go_on.wait(60)
+        if self.fails:
+            raise OSError(errno.EIO, "lost")
+        return entries
+
+
+def read_dir(session: Session) -> tuple[int, bytes]:
+    return answer(session, abi.FUSE_READDIRPLUS, DIR, read_body(0, 4096))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_directory_is_packed_once_for_all_who_wait(fails: bool) -> None:
+    """What one thread is at, or prepares, another does not do again, unless that one failed."""
+    fs = Slow(fails=fails)
+    session = Session(fs)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(read_dir, session)
+        assert fs.begun.wait(60)
+        second = pool.submit(read_dir, session)
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        assert fs.listed == {DIR: 1}
+        fs.go_on.set()
+        assert first.result(60) == second.result(60)
+    assert (first.result()[0] == errno.EIO) == fails
+    assert fs.listed == {DIR: 1 + fails}
+    assert not session._listings._packing
+
+
+def test_who_waits_for_a_directory_may_leave() -> None:
+    """The thread that is at it goes on."""
+    fs = Slow()
+    session = Session(fs)
+
+    def leave() -> tuple[int, bytes]:
+        asker.has_left = lambda: True  # of this thread alone
+        return read_dir(session)
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first = one.submit(read_dir, session)
+        assert fs.begun.wait(60)
+        assert other.submit(leave).result(60)[0] == errno.EINTR
+        assert not first.done()
+        fs.go_on.set()
+        assert first.result(60)[0] == 0
+    assert fs.listed == {DIR: 1}
 
 
 def test_what_cannot_be_prepared_is_told_when_it_is_asked_for() -> None:
