@@ -114,7 +114,9 @@ class Transport:
                 response.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, also of answers that nobody has read to their end."""
+        for response in list(self._open):
+            response.close()
         for session in self._sessions.values():
             session.close()
 

@@ -408,14 +408,25 @@ def test_an_index_that_makes_us_ask(
         opened(known_to(bad, home), store)
 
 
+def connections_to(server: BadRegistry) -> list[str]:
+    """Return what the kernel says of connections to a server that stand."""
+    port = int(server.place.rpartition(":")[2])
+    lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    return [
+        one
+        for one in lines
+        if one.split()[2].endswith(f":{port:04X}") and one.split()[3] in ("01", "08")
+    ]
+
+
 def test_a_layer_that_is_a_bomb(home: Path, store: Store) -> None:
     """It is stopped where it becomes too large."""
     image = SampleImage((bytes(50_000_000),))
-    with (
-        BadRegistry(served(image)) as bad,
-        pytest.raises(HostError, match=r"layer 0 .*more than") as error,
-    ):
-        opened(known_to(bad, home), store, max_layer_bytes=1_000_000)
+    with BadRegistry(served(image)) as bad:
+        with pytest.raises(HostError, match=r"layer 0 .*more than") as error:
+            opened(known_to(bad, home), store, max_layer_bytes=1_000_000)
+        # Though the error still holds all that led to it.
+        assert not connections_to(bad)
     said(error, store)
 
 
