@@ -15,6 +15,7 @@ from pathlib import Path
 
 from imagefs.errors import MountError
 from imagefs.host import mountinfo
+from imagefs.host.trees import replaced
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -134,7 +135,7 @@ def _walk(path: Path) -> int:
                 continue
             target, maker = _link_at(fd, name)
             if target is None:
-                fd = _moved(fd, os.open(name, _STEP | os.O_DIRECTORY, dir_fd=fd))
+                fd = replaced(fd, os.open(name, _STEP | os.O_DIRECTORY, dir_fd=fd))
                 continue
             links += 1
             if links > mountinfo.MOST_LINKS:
@@ -143,7 +144,7 @@ def _walk(path: Path) -> int:
                 strangers[maker] = name
             waiting += target.split(b"/")[::-1]
             if target.startswith(b"/"):
-                fd = _moved(fd, os.open(b"/", _STEP))
+                fd = replaced(fd, os.open(b"/", _STEP))
         _check_owner(path, os.fstat(fd).st_uid if strangers else 0, strangers)
     except BaseException:
         os.close(fd)
@@ -164,11 +165,6 @@ def _link_at(directory: int, name: bytes) -> tuple[bytes | None, int]:
         return os.readlink(b"", dir_fd=fd), status.st_uid
     finally:
         os.close(fd)
-
-
-def _moved(former: int, fd: int) -> int:
-    os.close(former)
-    return fd
 
 
 def _check_owner(path: Path, owner: int, strangers: dict[int, bytes]) -> None:

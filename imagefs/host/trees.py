@@ -4,6 +4,7 @@ Owns that no link is followed, and that however deep a tree is, it takes no more
 thread may call it.
 """
 
+import errno
 import os
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -14,6 +15,24 @@ def replaced(old: int, new: int) -> int:
     """Close a descriptor; return the one that takes its place."""
     os.close(old)
     return new
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """Return what tells an open directory from all others that are there."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def up(fd: int, above: tuple[int, int], what: str) -> int:
+    """Return the directory above another one, opened, which must be the one of an identity.
+
+    Raises OSError ESTALE, in which `what` is what is gone through, if somebody has moved it.
+    """
+    found = os.open("..", DIRECTORY, dir_fd=fd)
+    if identity(found) != above:
+        os.close(found)
+        raise OSError(errno.ESTALE, f"somebody moves {what}")
+    return found
 
 
 def remove(parent: int, name: str) -> None:

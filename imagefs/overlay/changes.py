@@ -17,12 +17,11 @@ from typing import NamedTuple
 from imagefs.host import trees
 from imagefs.overlay import stack
 from imagefs.overlay.kept import Kept
+from imagefs.tar import header as tar_header
 
-_STEP = trees.DIRECTORY
 _OWN = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
-_WHITEOUT = b".wh."
 # fuse-overlayfs leaves both.
-_OPAQUE = {b".wh..wh..opq", b".wh..opq"}
+_OPAQUE = {tar_header.WHITEOUT_OPAQUE, b".wh..opq"}
 
 
 class Written(NamedTuple):
@@ -73,7 +72,7 @@ def _opened(path: Path | bytes | None, parent: int | None = None) -> Iterator[in
     fd = None
     if path is not None:
         try:
-            fd = os.open(path, _STEP, dir_fd=parent)
+            fd = os.open(path, trees.DIRECTORY, dir_fd=parent)
         except OSError as error:
             if parent is None or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
@@ -113,8 +112,8 @@ class _Walk:
         top, below, prefix = way.top, way.below, way.prefix
         status = os.stat(name, dir_fd=top, follow_symlinks=False)
         removed = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-        if self.markers and name.startswith(_WHITEOUT):
-            name, removed = name.removeprefix(_WHITEOUT), True
+        if self.markers and name.startswith(tar_header.WHITEOUT_PREFIX):
+            name, removed = name.removeprefix(tar_header.WHITEOUT_PREFIX), True
         before = _status(name, below)
         if not stat.S_ISDIR(status.st_mode):
             copied = not removed and _has(name, top, "origin")
@@ -152,7 +151,7 @@ class _Way:
 
     def enter(self, name: bytes, top: int, below: int | None) -> None:
         """Go down into a directory that is open, and stays so."""
-        self.names.append((name, _identity(self.top)))
+        self.names.append((name, trees.identity(self.top)))
         self.prefix += name + b"/"
         self.top = trees.replaced(self.top, os.dup(top))
         if self._lacking or below is None or self._below is None:
@@ -164,24 +163,18 @@ class _Way:
         """Go up again; OSError where the directory has been moved meanwhile."""
         name, above = self.names.pop()
         self.prefix = self.prefix[: -len(name) - 1]
-        self.top = trees.replaced(self.top, os.open("..", _STEP, dir_fd=self.top))
-        if _identity(self.top) != above:
-            raise OSError(errno.ESTALE, "somebody moves what was written")
+        self.top = trees.replaced(self.top, trees.up(self.top, above, "what was written"))
         if self._lacking:
             self._lacking -= 1
         elif self._below is not None:
-            self._below = trees.replaced(self._below, os.open("..", _STEP, dir_fd=self._below))
+            image = os.open("..", trees.DIRECTORY, dir_fd=self._below)
+            self._below = trees.replaced(self._below, image)
 
     def close(self) -> None:
         """Close the directories."""
         os.close(self.top)
         if self._below is not None:
             os.close(self._below)
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def _status(name: bytes, parent: int | None) -> os.stat_result | None:

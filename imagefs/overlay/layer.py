@@ -12,21 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from imagefs.errors import HostError
+from imagefs.host.trees import DIRECTORY
 from imagefs.overlay import changes
 from imagefs.overlay.changes import Written
 from imagefs.overlay.kept import Kept
 from imagefs.tar import header as tar_header
-from imagefs.tar.write import END, Member, head, padding
+from imagefs.tar.write import END, TYPES, Member, head, padding
 
-_WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
-_TYPES = {
-    stat.S_IFREG: tar_header.REGTYPE,
-    stat.S_IFDIR: tar_header.DIRTYPE,
-    stat.S_IFLNK: tar_header.SYMTYPE,
-    stat.S_IFCHR: tar_header.CHRTYPE,
-    stat.S_IFBLK: tar_header.BLKTYPE,
-    stat.S_IFIFO: tar_header.FIFOTYPE,
-}
 _DEVICES = (tar_header.CHRTYPE, tar_header.BLKTYPE)
 _PIECE = 1 << 20
 
@@ -40,14 +32,14 @@ def write(kept: Kept, out: BinaryIO, owner: Callable[[int], int] = int) -> None:
     for one in changes.walk(kept, None):
         if one.removed:
             above = one.path[: len(one.path) - len(one.name)]
-            writer.marker(above + _WHITEOUT + one.name)
+            writer.marker(above + tar_header.WHITEOUT_PREFIX + one.name)
             continue
-        if one.name.startswith(_WHITEOUT):
+        if one.name.startswith(tar_header.WHITEOUT_PREFIX):
             raise HostError(f"/{os.fsdecode(one.path)}: no layer can hold a file of this name")
-        if stat.S_IFMT(one.status.st_mode) in _TYPES:  # a socket is of no use to anybody
+        if stat.S_IFMT(one.status.st_mode) in TYPES:  # a socket is of no use to anybody
             writer.add(one)
         if one.opaque:
-            writer.marker(one.path + b"/" + _OPAQUE)
+            writer.marker(one.path + b"/" + tar_header.WHITEOUT_OPAQUE)
     out.write(END)
 
 
@@ -60,7 +52,7 @@ class _Writer:
         self._out.write(head(Member(name, tar_header.REGTYPE, 0o600)))
 
     def add(self, one: Written) -> None:
-        kind = _TYPES[stat.S_IFMT(one.status.st_mode)]
+        kind = TYPES[stat.S_IFMT(one.status.st_mode)]
         if one.status.st_nlink > 1 and kind != tar_header.DIRTYPE:
             first = self._names.setdefault((one.status.st_dev, one.status.st_ino), one.path)
             if first != one.path:
@@ -69,8 +61,7 @@ class _Writer:
         if kind == tar_header.REGTYPE:
             self._file(one)
         elif kind == tar_header.DIRTYPE:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(one.name, flags, dir_fd=one.parent)
+            fd = os.open(one.name, DIRECTORY, dir_fd=one.parent)
             try:
                 self._head(one, kind, fd)
             finally:

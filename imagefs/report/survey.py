@@ -88,10 +88,8 @@ class _Pass:
         self._hiding, self._layers, self._found = hiding, layers, found
         events = len(hiding.events)
         self._is_gone = bytearray(events)
-        self._gone_sizes, self._gone_names = (
-            array("Q", bytes(8 * events)),
-            array("I", bytes(4 * events)),
-        )
+        self._gone_sizes = array("Q", bytes(8 * events))
+        self._gone_names = array("I", bytes(4 * events))
 
     def directories(self, layer: int) -> None:
         """Enter a layer's directories; those of the layers above it have been entered."""

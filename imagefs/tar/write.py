@@ -5,6 +5,7 @@ extended records before it do. Sparse files are written as GNU tar's pax format 
 Pure; what is written is the caller's.
 """
 
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,15 @@ from imagefs.tar.header import BLOCK
 
 END = bytes(2 * BLOCK)
 """What ends an archive."""
+TYPES = {
+    stat.S_IFREG: tar_header.REGTYPE,
+    stat.S_IFDIR: tar_header.DIRTYPE,
+    stat.S_IFLNK: tar_header.SYMTYPE,
+    stat.S_IFCHR: tar_header.CHRTYPE,
+    stat.S_IFBLK: tar_header.BLKTYPE,
+    stat.S_IFIFO: tar_header.FIFOTYPE,
+}
+"""By the type in a mode (stat(2)): the typeflag of such a member; sockets have none."""
 
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777

@@ -13,19 +13,11 @@ from imagefs.errors import PathError
 from imagefs.filesystem import Attr
 from imagefs.progress import Progress
 from imagefs.tar import header as tar_header
-from imagefs.tar.write import END, Member, head, padding
+from imagefs.tar.write import END, TYPES, Member, head, padding
 from imagefs.tree.tree import Path, Tree
 
 AT_ONCE, AT_ONCE_SPARSE = 1 << 20, 64 << 10
 """Bytes that are read at a time, of plain and of sparse files."""
-_TYPES = {
-    stat.S_IFREG: tar_header.REGTYPE,
-    stat.S_IFDIR: tar_header.DIRTYPE,
-    stat.S_IFLNK: tar_header.SYMTYPE,
-    stat.S_IFCHR: tar_header.CHRTYPE,
-    stat.S_IFBLK: tar_header.BLKTYPE,
-    stat.S_IFIFO: tar_header.FIFOTYPE,
-}
 
 
 def write_tar(tree: Tree, path: Path, write: Callable[[bytes], object], progress: Progress) -> None:
@@ -117,7 +109,7 @@ class _Writer:
                 return
         target = tree.fs.readlink(attr.node) if kind == stat.S_IFLNK else b""
         if kind != stat.S_IFREG:
-            self._write(head(self._member(name, attr, _TYPES[kind], target)))
+            self._write(head(self._member(name, attr, TYPES[kind], target)))
             return
         self._file(name, attr)
 

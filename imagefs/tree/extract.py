@@ -17,7 +17,7 @@ from typing import NamedTuple
 from imagefs.errors import HostError
 from imagefs.filesystem import Attr, Entry
 from imagefs.host.files import published
-from imagefs.host.trees import DIRECTORY, remove, replaced
+from imagefs.host.trees import DIRECTORY, identity, remove, replaced, up
 from imagefs.progress import Progress
 from imagefs.tree.export import name_of, pieces, runs_of
 from imagefs.tree.tree import Path, Tree
@@ -161,7 +161,7 @@ class _Copier:
                     here = replaced(here, os.open(below, DIRECTORY, dir_fd=here))
                 else:
                     self._top, self._base = top, walked.path
-                levels.append(_Level(walked.path, attr, _identity(here)))
+                levels.append(_Level(walked.path, attr, identity(here)))
                 for entry in walked.entries:
                     if not stat.S_ISDIR(entry.attr.mode):
                         self._leaf(here, entry, walked.path)
@@ -173,12 +173,7 @@ class _Copier:
     def _leave(self, here: int, levels: list[_Level]) -> int:
         """Give the directory its attributes, as all is in it, and return the one above, opened."""
         level = levels.pop()
-        above = os.dup(here)
-        if levels:
-            above = replaced(above, os.open("..", DIRECTORY, dir_fd=here))
-            if _identity(above) != levels[-1].identity:
-                os.close(above)
-                raise OSError(errno.ESTALE, "somebody moves what is being copied")
+        above = up(here, levels[-1].identity, "what is being copied") if levels else os.dup(here)
         self._describe(here, level.attr)
         os.close(here)
         return above
@@ -263,11 +258,6 @@ class _Copier:
 def _times(attr: Attr) -> tuple[int, int]:
     time = attr.mtime * 10**9 + attr.mtimensec
     return time, time
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

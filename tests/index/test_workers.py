@@ -3,7 +3,7 @@
 import lzma
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
@@ -194,6 +194,14 @@ def packed_layers(layout: Layout) -> Layout:
     }
 
 
+def packed(layers: Sequence[bytes], way: str) -> bytes:
+    """Return an archive that is compressed, or whose layers are."""
+    layout = samples.docker_20(SampleImage(tuple(layers)))
+    if way == "layers":
+        return samples.tar_of(packed_layers(layout))
+    return lzma.compress(samples.tar_of(layout))
+
+
 @pytest.fixture
 def few_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an archive have hardly more names than its bytes stand for."""
@@ -209,11 +217,7 @@ def test_names_must_be_worth_their_bytes(
     each = [
         b"".join(file(b"%d-%06d" % (at, n)) for n in range(names)) + END for at in range(layers)
     ]
-    layout = samples.docker_20(SampleImage(tuple(each)))
-    if way == "layers":
-        path = samples.write(tmp_path / "x", samples.tar_of(packed_layers(layout)))
-    else:
-        path = samples.write(tmp_path / "x", lzma.compress(samples.tar_of(layout)))
+    path = samples.write(tmp_path / "x", packed(each, way))
     store = Store(tmp_path / "cache")
     image = opened(path, store)
     assert scans() < layers, "not all beside the others, since they count together"
@@ -240,11 +244,7 @@ def test_long_ways_to_names_count_as_names(
         b"".join(long_name(deep + b"%d-%d" % (at, n)) for n in range(15)) + END
         for at in range(layers)
     ]
-    layout = samples.docker_20(SampleImage(tuple(each)))
-    if way == "layers":
-        path = samples.write(tmp_path / "x", samples.tar_of(packed_layers(layout)))
-    else:
-        path = samples.write(tmp_path / "x", lzma.compress(samples.tar_of(layout)))
+    path = samples.write(tmp_path / "x", packed(each, way))
     store = Store(tmp_path / "cache")
     image = opened(path, store)
     with pytest.raises(CorruptArchive, match=r"have more than .* names, too many for"):
